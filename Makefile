@@ -1,0 +1,19 @@
+# The targets say what they cost on two cores without KVM.
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test quick format
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## set up, then the whole job once: DVD, layers, RPMs, repository, dnf, a clone (8 minutes)
+	./ci/demo
+
+test: ## set up, then all tests (40 minutes)
+	./ci/test
+
+quick: ## the tests that start no whole guest (5 minutes)
+	./ci/test tests/unit tests/fake tests/tools
+
+format: ## format and fix what ruff can fix
+	.venv/bin/ruff format . && .venv/bin/ruff check --fix .

@@ -1,0 +1,193 @@
+"""What does the depth of a chain cost a reader? Chains of 1 to 5 layers against the same disk in one file.
+
+    python3 benchmarks/depth.py --output docs/benchmarks-depth.json
+
+Makes real qcow2 chains below --work: a base with data, and layers that each rewrite a part of it, compressed with zstd
+as golden ships them. Then reads all of them in turn, round after round, so that a busy moment of the machine hits
+every one alike; medians and the fastest rounds are reported. Three readers: boot-like (bursts of reads in a row at
+scattered places, as a starting guest does), 4 KiB at random, and the whole disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from builder.run import Argv, query
+
+KIB, MIB = 1024, 1024**2
+DEPTHS = (1, 2, 3, 4, 5)
+FIRST_SEED = 20261121
+# The unit of the made-up data, half of it incompressible: about what a guest's files are on the whole.
+BLOCK = 64 * KIB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("/var/tmp"), help="where the chains are made and removed")
+    parser.add_argument("--disk-mib", type=int, default=1024, help="data in the base")
+    parser.add_argument("--layer-mib", type=int, default=128, help="data in each layer above it")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="golden-depth-", dir=options.work) as folder:
+        found = measure(Path(folder), options)
+    text = json.dumps(found, indent=2) + "\n"
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    sys.stdout.write(text if not options.output else table(found))
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
+    tops = make_chain(folder, disk_mib=options.disk_mib, layer_mib=options.layer_mib)
+    subjects = {f"depth {depth}": tops[depth] for depth in DEPTHS}
+    subjects["flat"] = flatten(tops[DEPTHS[-1]], folder / "flat.qcow2")
+    readers = {
+        "boot-like": boot_like(options.disk_mib * MIB),
+        "random 4 KiB": random_reads(options.disk_mib * MIB),
+        "whole disk": whole,
+    }
+    seconds: dict[str, dict[str, list[float]]] = {reader: {subject: [] for subject in subjects} for reader in readers}
+    for number in range(options.rounds + 1):
+        for reader, read in readers.items():
+            for subject, disk in subjects.items():
+                begin = time.monotonic()
+                read(disk)
+                if number:  # the first round only warms the host's cache
+                    seconds[reader][subject].append(time.monotonic() - begin)
+        print(f"round {number} of {options.rounds}", file=sys.stderr)
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": machine(),
+        "qemu": query(["qemu-img", "--version"], why="ask for the version").splitlines()[0],
+        "disk_mib": options.disk_mib,
+        "layer_mib": options.layer_mib,
+        "rounds": options.rounds,
+        "bytes": {subject: chain_bytes(disk) for subject, disk in subjects.items()},
+        "median_s": {
+            reader: {subject: round(statistics.median(times), 4) for subject, times in row.items()}
+            for reader, row in seconds.items()
+        },
+        "fastest_s": {
+            reader: {subject: round(min(times), 4) for subject, times in row.items()} for reader, row in seconds.items()
+        },
+        "slowest_s": {
+            reader: {subject: round(max(times), 4) for subject, times in row.items()} for reader, row in seconds.items()
+        },
+    }
+
+
+def make_chain(folder: Path, *, disk_mib: int, layer_mib: int) -> dict[int, Path]:
+    """Depth -> the top of the chain of so many layers; a longer one stands on the shorter."""
+    tops: dict[int, Path] = {}
+    chance = random.Random(FIRST_SEED)
+    for depth in DEPTHS:
+        raw = folder / "layer.raw"
+        blocks = disk_mib * MIB // BLOCK
+        share = blocks if depth == 1 else layer_mib * MIB // BLOCK
+        plain, top = folder / f"plain-{depth}.qcow2", folder / f"layer-{depth}.qcow2"
+        if depth == 1:
+            with raw.open("wb") as stream:
+                for _ in range(share):
+                    stream.write(block(chance))
+            convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-o", ZSTD, raw, top]
+            query(convert, why="make the base", timeout_s=600)
+        else:
+            below = tops[depth - 1]
+            query(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below.name, plain], why="overlay")
+            write_blocks(plain, raw, chance, share=share, blocks=blocks)
+            convert = ["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-c", "-o", ZSTD, "-B", below.name]
+            query([*convert, "-F", "qcow2", plain, top], why="compress a layer", timeout_s=600)
+            plain.unlink()
+        raw.unlink()
+        tops[depth] = top
+    return tops
+
+
+ZSTD = "compression_type=zstd,cluster_size=64k"
+
+
+def block(chance: random.Random) -> bytes:
+    return chance.randbytes(BLOCK // 2) + bytes(BLOCK // 2)
+
+
+def write_blocks(disk: Path, raw: Path, chance: random.Random, *, share: int, blocks: int) -> None:
+    """Rewrite `share` blocks in runs of a megabyte, anywhere on the disk."""
+    run = MIB // BLOCK
+    raw.write_bytes(b"".join(block(chance) for _ in range(run)))
+    starts = chance.sample(range(0, blocks, run), share // run)
+    words = [word for start in starts for word in ("-c", f"write -q -s {raw} {start * BLOCK} {MIB}")]
+    query(["qemu-io", "-f", "qcow2", *words, disk], why="write to a layer", timeout_s=600)
+
+
+def flatten(top: Path, target: Path) -> Path:
+    argv: Argv = ["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-c", "-o", ZSTD, top, target]
+    query(argv, why="flatten", timeout_s=600)
+    return target
+
+
+def boot_like(size_bytes: int) -> Callable[[Path], None]:
+    """About 200 MiB in some 3000 requests: bursts of 4 to 256 KiB in a row, each burst somewhere else."""
+    chance = random.Random(FIRST_SEED + 1)
+    reads = []
+    for _ in range(300):
+        at = chance.randrange(0, size_bytes - 4 * MIB, 4 * KIB)
+        for _ in range(10):
+            length = chance.choice((4, 16, 32, 64, 128, 256)) * KIB
+            reads.append((at, length))
+            at += length
+    return lambda disk: read_all(disk, reads)
+
+
+def random_reads(size_bytes: int) -> Callable[[Path], None]:
+    chance = random.Random(FIRST_SEED + 2)
+    reads = [(chance.randrange(0, size_bytes, 4 * KIB), 4 * KIB) for _ in range(3000)]
+    return lambda disk: read_all(disk, reads)
+
+
+def read_all(disk: Path, reads: list[tuple[int, int]]) -> None:
+    words = [word for at, length in reads for word in ("-c", f"read -q {at} {length}")]
+    query(["qemu-io", "-r", "-f", "qcow2", *words, disk], why="read", timeout_s=600)
+
+
+def whole(disk: Path) -> None:
+    query(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-n", disk, "null-co://"], why="read", timeout_s=600)
+
+
+def chain_bytes(disk: Path) -> int:
+    answer = query(["qemu-img", "info", "--output=json", "--backing-chain", disk], why="look at a chain")
+    return sum(link["actual-size"] for link in json.loads(answer))
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+    return f"{os.cpu_count()} processors ({model}), {memory_gib:.0f} GiB of memory, Linux {platform.release()}"
+
+
+def table(found: dict[str, object]) -> str:
+    """For docs/benchmarks.md: medians, and the fastest rounds, in which the machine had least else to do."""
+    medians: dict[str, dict[str, float]] = found["median_s"]  # type: ignore[assignment]
+    fastest: dict[str, dict[str, float]] = found["fastest_s"]  # type: ignore[assignment]
+    sizes: dict[str, int] = found["bytes"]  # type: ignore[assignment]
+    lines = ["| | " + " | ".join(sizes) + " |", "|---|" + "---|" * len(sizes)]
+    lines.append("| on the disk, MiB | " + " | ".join(f"{size / MIB:.0f}" for size in sizes.values()) + " |")
+    for reader, row in medians.items():
+        pairs = [f"{median:.2f} ({fastest[reader][subject]:.2f})" for subject, median in row.items()]
+        lines.append(f"| {reader}, s | " + " | ".join(pairs) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m builder` is `golden`."""
+
+from builder.cli import main
+
+main()

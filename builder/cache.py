@@ -1,0 +1,392 @@
+"""What golden downloaded for bases, shared by all projects of this machine, each file by the SHA-256 of its bytes.
+
+STATE/cache/files/DIGEST/NAME            the file, 0444, verified; the folder appears by one rename
+                         .facts.json     where it came from; its mtime: when it was used last
+STATE/cache/addresses/KEY.json           which digest an address last had; stays when the file is pruned
+STATE/cache/partial/KEY/NAME             on its way; a broken download goes on from here
+STATE/cache/locks/KEY, DIGEST            held while an address is downloaded; while a file is used (shared)
+KEY is the SHA-256 of the address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from builder import checksums
+from builder.digests import remembered_sha256
+from builder.errors import ConfigError, ToolError, VerifyError
+from builder.model import Frozen, Source, file_name
+from builder.store import lock, sha256, sync_directory, write_atomically
+from builder.tools import download, gpg
+from builder.tools.download import Patience, Validators, shown
+
+# Looks at a file's form before it becomes visible; raises what is wrong with it.
+Check = Callable[[Path], object]
+Note = Callable[[str], None]
+
+KEEP = 3
+
+
+class Cached(Frozen):
+    """One file of the cache. verified: against what. distribution: the one it was downloaded for."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    address: str
+    distribution: str
+    verified: str
+    fetched: str
+
+
+class Entry(Frozen):
+    """A line of `golden cache list`. used: UTC, ISO 8601. A partial one has no digest yet."""
+
+    path: Path
+    name: str
+    distribution: str
+    size_bytes: int
+    used: str
+    state: Literal["whole", "partial"]
+    sha256: str | None
+    address: str
+    verified: str
+
+
+class _Address(Frozen):
+    """What an address had when it was last asked. verified: by whose word, as of `Cached`."""
+
+    address: str
+    distribution: str
+    sha256: str | None = None
+    verified: str = ""
+    validators: Validators = Validators()
+
+
+class Cache:
+    """state: the root of all state. patience: with servers."""
+
+    def __init__(self, state: Path, *, patience: Patience | None = None) -> None:
+        self.state = state
+        self.root = state / "cache"
+        self.patience = patience or Patience()
+
+    # --- what is known without a network
+
+    def known_sha256(self, source: Source) -> str | None:
+        """The digest of what has to be downloaded: as golden.toml says, else as the address last had it, else None."""
+        return source.sha256 or self._address(source.location).sha256
+
+    def file(self, source: Source) -> Path:
+        """Where the downloaded file is, or will be."""
+        digest = self.known_sha256(source) or "SHA256"
+        return self._here(digest) or self.root / "files" / digest / file_name(source.location)
+
+    # --- bringing things here
+
+    def refresh(self, source: Source, *, distribution: str, check: Check, note: Note) -> str:
+        """The digest that the source has now. Downloads no more than is needed to know it.
+
+        That is nothing if golden.toml says it, the checksum file if there is one, else the file itself, unless its
+        server says that it has not changed. If the server fails, the source is taken for what it was last time.
+        Raises ConfigError, ToolError, VerifyError.
+        """
+        if source.sha256 is not None:
+            return source.sha256
+        known = self._address(source.location)
+        try:
+            if source.checksums is None:
+                return self._download(source, distribution=distribution, expected=None, check=check, note=note)
+            published = self.published(source, note=note)
+        except ToolError as error:
+            if known.sha256 is None or known.verified != _how_verified(source):
+                raise
+            note(f"{error.what}: {dict(error.details)['reason']}; taken as it was when it was last asked")
+            return known.sha256
+        with self._locked(source.location, note):
+            self._remember(source, distribution, published, Validators())
+        return published
+
+    def obtain(self, source: Source, digest: str, *, distribution: str, check: Check, note: Note) -> Path:
+        """The file with `digest`, downloaded if it is not here. Raises ToolError, VerifyError."""
+        if not self.is_verified(digest, source):
+            if source.sha256 is not None and source.checksums is not None:
+                published = self.published(source, note=note)
+                if published != digest:
+                    raise VerifyError(
+                        f"golden.toml and the checksum file disagree on {file_name(source.location)}",
+                        details=[("golden.toml", digest), (shown(source.checksums), published)],
+                    )
+            self._download(source, distribution=distribution, expected=digest, check=check, note=note)
+        return self.file(source.model_copy(update={"sha256": digest}))
+
+    @contextlib.contextmanager
+    def in_use(self, path: Path) -> Iterator[None]:
+        """While the block runs, `golden cache prune` leaves the file alone. Raises VerifyError if it was changed."""
+        digest = path.parent.name
+        with self._flock(digest, fcntl.LOCK_SH):
+            if not path.exists():
+                raise VerifyError(f"{path} went out of the cache", try_next="run the same command again")
+            if remembered_sha256(path, state=self.state) != digest:
+                raise VerifyError(
+                    f"{path} was changed after it was downloaded",
+                    try_next=f"rm -r {path.parent}  and run the same command again",
+                )
+            _facts(path.parent).touch()
+            yield
+
+    def published(self, source: Source, *, note: Note) -> str:
+        """The digest that the checksum file gives, its signature checked if there is a key for it."""
+        assert source.checksums is not None
+        what = shown(source.checksums)
+        with tempfile.TemporaryDirectory(prefix="golden-checksums-") as folder:
+            file = self._small(source.checksums, Path(folder), note=note)
+            if source.key is not None:
+                signature = self._small(source.signature, Path(folder), note=note) if source.signature else None
+                text = gpg.signed_text(file, signature=signature, key=source.key, what=what)
+            else:
+                text = file.read_bytes()
+        try:
+            return checksums.sha256_of(file_name(source.location), text.decode(errors="replace"))
+        except ValueError as error:
+            raise VerifyError(f"the checksum file {what} is of no use: {error}") from error
+
+    def _small(self, location: str, folder: Path, *, note: Note) -> Path:
+        """A checksum file or signature: asked for anew each time, never kept."""
+        if "://" not in location:
+            path = Path(location)
+            if not path.is_file():
+                raise ConfigError(f"there is no file {path}")
+            return path
+        part = folder / _key(location)
+        download.fetch(location, part, patience=self.patience, note=note)
+        return part
+
+    def _download(self, source: Source, *, distribution: str, expected: str | None, check: Check, note: Note) -> str:
+        """Bring the file into the cache unless it is there; returns its digest. One golden does it, others wait."""
+        url = source.location
+        with self._locked(url, note):
+            known = self._address(url)
+            if expected is not None and self._here(expected):  # perhaps another golden brought it in the meantime
+                self._mark_verified(expected, source)
+                return expected
+            part = self._partial(url)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            if not known.distribution:  # from now on there may be a part of a file
+                self._remember(source, distribution, None, Validators())
+            unless = known.validators if known.sha256 and expected is None else None
+            validators = download.fetch(url, part, unless=unless, patience=self.patience, note=note)
+            if validators is None:
+                assert known.sha256 is not None
+                return known.sha256
+            note("computing its SHA-256")
+            try:
+                found = self._verified(source, part, expected, check)
+            except (ConfigError, VerifyError) as error:
+                error.details.append(("address", shown(url)))
+                shutil.rmtree(part.parent)
+                raise
+            self._take(part, source, distribution, found)
+            self._remember(source, distribution, found, validators)
+            return found
+
+    def _verified(self, source: Source, part: Path, expected: str | None, check: Check) -> str:
+        found = sha256(part)
+        if expected is not None and found != expected:
+            said_by = "golden.toml" if source.sha256 else shown(source.checksums or "the server, a moment ago")
+            raise VerifyError(
+                f"the download of {part.name} is not the file that it should be",
+                details=[("expected", f"sha256 {expected} ({said_by})"), ("found", f"sha256 {found}")],
+                try_next="run the same command again: a mirror may have been in between; else mend golden.toml",
+            )
+        check(part)
+        return found
+
+    def _take(self, part: Path, source: Source, distribution: str, digest: str) -> None:
+        """The verified file and its facts appear under the digest, by one rename."""
+        if self._here(digest):  # the same bytes from another address
+            self._mark_verified(digest, source)
+            shutil.rmtree(part.parent)
+            return
+        final = self.root / "files" / digest
+        aside = final.with_name(f".{digest}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        part.chmod(0o444)
+        size = part.stat().st_size
+        part.rename(aside / part.name)
+        facts = Cached(
+            name=part.name,
+            sha256=digest,
+            size_bytes=size,
+            address=shown(source.location),
+            distribution=distribution,
+            verified=_how_verified(source),
+            fetched=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        )
+        write_atomically(_facts(aside), facts.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(final, ignore_errors=True)  # without its facts it is not whole
+        aside.rename(final)
+        sync_directory(final.parent)
+        shutil.rmtree(part.parent)
+
+    # --- keeping few
+
+    def entries(self) -> list[Entry]:
+        """All files, also those that came in part; by distribution, the one used last first."""
+        found = [*self._whole(), *self._begun()]
+        return sorted(sorted(found, key=lambda entry: entry.used, reverse=True), key=lambda entry: entry.distribution)
+
+    def prune(self, *, keep: int, is_dry: bool) -> list[Entry]:
+        """Remove all but the `keep` files of each distribution that were used last, and return those removed.
+
+        What a golden is using or downloading stays. is_dry: only say what would be removed.
+        """
+        removed, seen = [], dict.fromkeys({entry.distribution for entry in self.entries()}, 0)
+        for entry in self.entries():
+            seen[entry.distribution] += 1
+            if seen[entry.distribution] <= keep:
+                continue
+            with self._flock(entry.path.parent.name, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_ours:
+                if is_ours:
+                    removed.append(entry)
+                    if not is_dry:
+                        _remove(entry.path.parent)
+        return removed
+
+    def _whole(self) -> Iterator[Entry]:
+        for folder in sorted((self.root / "files").glob("[!.]*")):
+            cached = self._cached(folder.name)
+            if cached is None:
+                continue
+            yield Entry(
+                path=folder / cached.name,
+                used=_time(_facts(folder)),
+                state="whole",
+                **cached.model_dump(exclude={"fetched"}),
+            )
+
+    def _begun(self) -> Iterator[Entry]:
+        for facts in sorted((self.root / "partial").glob("*/*.json")):
+            file = facts.with_suffix("")
+            address = self._address(None, key=facts.parent.name)
+            if file.is_file():
+                yield Entry(
+                    path=file,
+                    name=file.name,
+                    distribution=address.distribution,
+                    size_bytes=file.stat().st_size,
+                    used=_time(file),
+                    state="partial",
+                    sha256=None,
+                    address=address.address,
+                    verified="",
+                )
+
+    # --- places and locks
+
+    def _cached(self, digest: str) -> Cached | None:
+        try:
+            return Cached.model_validate_json(_facts(self.root / "files" / digest).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _here(self, digest: str) -> Path | None:
+        """The file with that digest, under whatever name it came."""
+        cached = self._cached(digest)
+        path = self.root / "files" / digest / cached.name if cached else None
+        return path if path and path.is_file() else None
+
+    def is_verified(self, digest: str, source: Source) -> bool:
+        """Whether the file is here, verified in the way that `source` asks for."""
+        cached = self._cached(digest)
+        needs_proof = source.sha256 or source.checksums
+        is_proven = cached is not None and (not needs_proof or cached.verified == _how_verified(source))
+        return is_proven and self._here(digest) is not None
+
+    def _mark_verified(self, digest: str, source: Source) -> None:
+        """The file was here already, and `source` vouches for it in a way of its own."""
+        cached = self._cached(digest)
+        if cached is not None and (source.sha256 or source.checksums):
+            now = cached.model_copy(update={"verified": _how_verified(source)})
+            write_atomically(_facts(self.root / "files" / digest), now.model_dump_json(indent=2) + "\n")
+
+    def _partial(self, url: str) -> Path:
+        return self.root / "partial" / _key(url) / file_name(url)
+
+    def _address(self, url: str | None, *, key: str | None = None) -> _Address:
+        path = self.root / "addresses" / f"{key or _key(url or '')}.json"
+        try:
+            return _Address.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):  # all that it costs is asking again
+            return _Address(address=shown(url or ""), distribution="")
+
+    def _remember(self, source: Source, distribution: str, digest: str | None, validators: Validators) -> None:
+        path = self.root / "addresses" / f"{_key(source.location)}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = _Address(
+            address=shown(source.location),
+            distribution=distribution,
+            sha256=digest,
+            verified=_how_verified(source),
+            validators=validators,
+        )
+        write_atomically(path, record.model_dump_json(indent=2) + "\n")
+
+    def _locked(self, url: str, note: Note) -> contextlib.AbstractContextManager[None]:
+        return lock(
+            self.root / "locks" / _key(url),
+            what=f"the download of {shown(url)}",
+            waiting=lambda holder: note(f"another golden downloads it; waiting for {holder}"),
+        )
+
+    @contextlib.contextmanager
+    def _flock(self, name: str, how: int) -> Iterator[bool]:
+        """Hold the lock while the block runs; False if it cannot be had without waiting, and `how` does not wait."""
+        path = self.root / "locks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as stream:
+            try:
+                fcntl.flock(stream, how)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+
+def _key(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _facts(folder: Path) -> Path:
+    return folder / ".facts.json"
+
+
+def _time(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="microseconds")
+
+
+def _remove(folder: Path) -> None:
+    """Out of sight by one rename, then gone."""
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _how_verified(source: Source) -> str:
+    if source.checksums is None:
+        return (
+            "sha256 of golden.toml" if source.sha256 else "not verified: golden.toml has neither sha256 nor checksums"
+        )
+    return f"{shown(source.checksums)}{', signed' if source.key else ', not signed'}"

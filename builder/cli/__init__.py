@@ -1,0 +1,161 @@
+"""The `golden` command: flags to calls, results to text. The only place that exits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from builder import __version__
+from builder.cli.build import build, plan
+from builder.cli.cache import cache
+from builder.cli.clone import clone
+from builder.cli.distributions import distributions
+from builder.cli.doctor import doctor
+from builder.cli.export import export
+from builder.cli.flatten import flatten
+from builder.cli.init import init
+from builder.cli.inspect import diff, list_images, show
+from builder.cli.package import package
+from builder.cli.publish import publish, repo
+from builder.cli.sandbox import sandbox
+from builder.cli.session import Session, examples
+from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
+from builder.progress import Reporter, Style
+from builder.store import default_state
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=examples(
+        "golden sandbox create /var/tmp/sandbox    # a tiny distribution to try everything with",
+        "golden build sandbox-bootstrapped         # the image and all it stands on",
+        "golden clone create web1 --image sandbox-bootstrapped",
+    ),
+)
+@click.version_option(__version__, prog_name="golden")
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(path_type=Path),
+    default=Path("golden.toml"),
+    envvar="GOLDEN_FILE",
+    show_envvar=True,
+    show_default=True,
+    help="The project's definitions.",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="GOLDEN_STATE",
+    show_envvar=True,
+    help="Where builds, clones and channels are kept.  [default: /var/lib/golden, or ~/.local/state/golden]",
+)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "terminal", "plain", "json", "quiet"]),
+    default="auto",
+    envvar="GOLDEN_PROGRESS",
+    show_envvar=True,
+    help="How progress is shown on standard error.",
+)
+@click.pass_context
+def golden(context: click.Context, file: Path, state: Path | None, progress: Style) -> None:
+    """Build VM images as a chain of qcow2 layers, package them as RPMs, publish them, run clones of them."""
+    context.obj = Session(
+        file=file.absolute(),
+        state=(state or default_state()).absolute(),
+        reporter=Reporter(progress),
+    )
+
+
+def main() -> None:
+    """Run the command line and exit: 0, or the code of the error's kind (builder.errors), 130 when interrupted."""
+    with _signals_as_exceptions():
+        try:
+            golden.main(standalone_mode=False)
+            code = 0
+        except click.exceptions.Exit as end:
+            code = end.exit_code
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except GoldenError as error:
+            print_error(error)
+            code = error.exit_code
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("golden: interrupted; what was finished stays, and the next run goes on from there", err=True)
+            code = INTERRUPTED_EXIT_CODE
+        except BrokenPipeError:
+            # The reader of our output went away (`golden list | head`): not an error of ours or theirs.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 141
+        except Exception:
+            traceback.print_exc()
+            click.echo(
+                f"golden: this is a bug in golden {__version__}; please report it with the lines above", err=True
+            )
+            code = 1
+    sys.exit(code)
+
+
+def print_error(error: GoldenError) -> None:
+    """The headline, then aligned rows; several lines in a row are indented under its label."""
+    click.echo(f"golden: error: {error.what}", err=True)
+    rows = error.rows()
+    width = max((len(label) for label, _ in rows if label), default=0)
+    for label, text in rows:
+        first, *rest = text.splitlines() or [""]
+        lead = f"  {label + ':':<{width + 1}} " if label else "  "
+        click.echo(f"{lead}{first}", err=True)
+        for line in rest:
+            click.echo(f"{' ' * len(lead)}{line}", err=True)
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """SIGTERM and SIGHUP end golden as Ctrl-C does: by an exception, so that every clean-up on the way up runs.
+
+    Only the first signal counts; a second one must not cut the clean-up short.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        for other in handled:
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number).name)
+
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+for command in (
+    build,
+    plan,
+    list_images,
+    show,
+    diff,
+    package,
+    publish,
+    repo,
+    clone,
+    cache,
+    doctor,
+    distributions,
+    sandbox,
+    flatten,
+    export,
+    init,
+):
+    golden.add_command(command)

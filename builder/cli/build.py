@@ -1,0 +1,207 @@
+"""`golden build` and `golden plan`: what will be made, and making it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from builder import preflight
+from builder.cli import private
+from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
+from builder.config import load
+from builder.errors import ConfigError, GoldenError
+from builder.model import Build, Project
+from builder.pipeline import Host, Pipeline, decide
+from builder.plan import Planned
+from builder.tools import libvirt
+from builder.units import format_bytes, format_seconds
+
+
+def complete_image(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The image names of the golden.toml that the command line so far points to."""
+    file = (context.find_root().params or {}).get("file") or Path("golden.toml")
+    try:
+        return [CompletionItem(name) for name in load(Path(file)).images if name.startswith(incomplete)]
+    except GoldenError:
+        return []
+
+
+def chosen(project: Project, names: Sequence[str]) -> list[str]:
+    """The images named on the command line, all of the project's if none. Raises ConfigError for an unknown one."""
+    for name in names:
+        if name not in project.images:
+            raise ConfigError(
+                f"there is no image '{name}' in {project.file.name}; there are {', '.join(project.images) or 'none'}"
+            )
+    return list(names) or list(project.images)
+
+
+def find(session: Session, text: str) -> Build:
+    """`IMAGE[@VERSION]` -> the build. Raises ConfigError for an unknown image or version.
+
+    An image that golden.toml does not define, private or flat, is known by its builds.
+    """
+    image, _, version = text.partition("@")
+    if not session.store.builds(image):
+        chosen(session.project, [image])
+    return session.store.find(image, version or None)
+
+
+images_argument = click.argument("images", nargs=-1, metavar="[IMAGE]...", shell_complete=complete_image)
+rebuild_option = click.option("--rebuild", is_flag=True, help="Build the named images anew even if nothing changed.")
+
+
+@click.command(
+    epilog=examples(
+        "golden build sandbox-bootstrapped",
+        "golden build                          # every image of golden.toml",
+        "golden build --dry-run sandbox-base   # print the commands, ready to paste; start nothing",
+        "golden build rocky9-bootstrapped --with ~/rpmbuild/RPMS/x86_64 --with http://ci.example/42/ --name pr-42",
+    )
+)
+@images_argument
+@rebuild_option
+@click.option(
+    "--with",
+    "places",
+    multiple=True,
+    metavar="PATH|URL",
+    help="Build a private leaf on the newest build of IMAGE: an RPM file, a folder of them, or a repository.",
+)
+@click.option("--name", metavar="NAME", help="Of the leaf, IMAGE-private-NAME.  [default: artifacts]")
+@images_option
+@click.option("--dry-run", is_flag=True, help="Print the commands that would run, ready to paste; start nothing.")
+@json_option
+@pass_session
+def build(
+    session: Session,
+    images: tuple[str, ...],
+    rebuild: bool,
+    places: tuple[str, ...],
+    name: str | None,
+    installed: Path,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Build images and whatever they stand on, as far as it is not there already.
+
+    Nothing that failed or was interrupted is ever taken for a build. What is finished stays; the next run goes on
+    from there. Without IMAGE, every image of golden.toml.
+
+    --with builds one private image on IMAGE[@VERSION] as it is built, or else installed; that is never rebuilt. Of RPM
+    files and folders of them every package is installed, of a repository those that IMAGE has; afterwards they are
+    compared with what was given.
+    """
+    if places:
+        _build_leaf(
+            session,
+            images,
+            places,
+            name=name or "artifacts",
+            installed=installed.absolute(),
+            rebuild=rebuild,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        return
+    if name is not None:
+        raise ConfigError("--name is the name of what --with builds")
+    project = session.project
+    wanted = chosen(project, images)
+    forced = wanted if rebuild else []
+    decide(project, session.store, wanted)  # bad input is refused before this machine is looked at
+    host = Host(uri=libvirt.default_uri(), accelerator=session.accelerator())
+    pipeline = Pipeline(project, session.store, host=host, reporter=session.reporter)
+    if dry_run:
+        _print_commands(pipeline, wanted, forced, as_json=as_json)
+        return
+    with libvirt.connect(host.uri) as connection:
+        builds = pipeline.build(wanted, rebuild=forced, connection=connection)
+    if as_json:
+        print_json([build_summary(session, build) for build in builds])
+    else:
+        rows = [[b.image, b.version, format_bytes(b.size_bytes), str(b.packages), _took(b)] for b in builds]
+        print_table(["IMAGE", "VERSION", "SIZE", "PACKAGES", "BUILT IN"], rows, empty="nothing to build")
+
+
+@click.command(epilog=examples("golden plan", "golden plan sandbox-bootstrapped --json"))
+@images_argument
+@rebuild_option
+@json_option
+@pass_session
+def plan(session: Session, images: tuple[str, ...], rebuild: bool, as_json: bool) -> None:
+    """Show what `golden build` would do, and why. Starts no machine."""
+    wanted = chosen(session.project, images)
+    planned = decide(session.project, session.store, wanted, rebuild=wanted if rebuild else [])
+    if as_json:
+        print_json([_planned_summary(step) for step in planned])
+    else:
+        rows = [[step.image, step.parent or "", step.action, step.reason] for step in planned]
+        print_table(["IMAGE", "PARENT", "ACTION", "REASON"], rows, empty="golden.toml defines no image")
+
+
+def _build_leaf(
+    session: Session,
+    images: Sequence[str],
+    places: Sequence[str],
+    *,
+    name: str,
+    installed: Path,
+    rebuild: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """`--with`: one private image on a build as it stands, for a harness to take."""
+    if len(images) != 1:
+        raise ConfigError("--with needs exactly one image to stand on", try_next="golden build IMAGE --with PATH")
+    source = private.parent(session, images[0], installed=installed)
+    with private.leaf(session, source, places, name=name, is_kept=dry_run) as derived:
+        host = Host(uri=libvirt.default_uri(), accelerator=session.accelerator())
+        pipeline = Pipeline(
+            derived.project, session.store, host=host, reporter=session.reporter, standing=derived.standing
+        )
+        wanted = [derived.image.name]
+        forced = wanted if rebuild else []
+        if dry_run:
+            _print_commands(pipeline, wanted, forced, as_json=as_json)
+            return
+        with libvirt.connect(host.uri) as connection:
+            made = pipeline.build(wanted, rebuild=forced, connection=connection)[-1]
+    use = private.how_to_use(session, made, name)
+    if as_json:
+        print_json(build_summary(session, made) | use)
+        return
+    for label, text in {"file": str(session.store.qcow2(made)), **use}.items():
+        click.echo(f"{label + ':':<6} {text}")
+
+
+def build_summary(session: Session, build: Build) -> dict[str, Any]:
+    """A build as JSON: its facts, and where its file is."""
+    return {**build.model_dump(mode="json"), "file": str(session.store.qcow2(build))}
+
+
+def _planned_summary(step: Planned) -> dict[str, Any]:
+    fields = step.model_dump(mode="json", exclude={"build"})
+    return {**fields, "build": step.build.version if step.build else None}
+
+
+def _print_commands(pipeline: Pipeline, wanted: list[str], forced: list[str], *, as_json: bool) -> None:
+    preflight.require(["virt-install"], "print the commands")
+    found = pipeline.dry_run(wanted, rebuild=forced)
+    if as_json:
+        print_json({name: [command.model_dump() for command in commands] for name, commands in found.items()})
+        return
+    for name, commands in found.items():
+        click.echo(f"# {name}")
+        for command in commands:
+            click.echo(f"{command.line}    # {command.title}")
+    if not found:
+        click.echo("# nothing to do: every image is built and nothing changed")
+
+
+def _took(build: Build) -> str:
+    return format_seconds(sum(timing.seconds for timing in build.times))

@@ -1,0 +1,45 @@
+"""`golden doctor`: what this machine has and lacks."""
+
+from __future__ import annotations
+
+import click
+
+from builder import __version__, preflight
+from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
+from builder.errors import HostError
+
+_MARKS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
+
+
+@click.command(
+    epilog=examples(
+        "golden doctor",
+        "golden doctor --json | jq '.findings[] | select(.state != \"ok\")'",
+    )
+)
+@json_option
+@pass_session
+def doctor(session: Session, as_json: bool) -> None:
+    """Look whether this machine can build and run images, and say what to do where it cannot.
+
+    Boots a tiny kernel to see whether KVM works, and remembers the answer for all other commands.
+    Ends with 0 if golden can work here, and with 3 if something that it needs is missing.
+    """
+    findings = preflight.examine(session.state, reporter=session.reporter)
+    failed = [finding.check for finding in findings if finding.state == "fail"]
+    if as_json:
+        print_json(
+            {
+                "golden": __version__,
+                "usable": not failed,
+                "findings": [finding.model_dump() for finding in findings],
+            }
+        )
+    else:
+        print_table(
+            ["", "CHECK", "FOUND", "WHAT TO DO"],
+            [[_MARKS[finding.state], finding.check, finding.found, finding.remedy] for finding in findings],
+            empty="",
+        )
+    if failed:
+        raise HostError(f"this machine lacks what golden needs: {', '.join(failed)}")

@@ -1,0 +1,90 @@
+"""What every command shares: the flags in front of it, read once, and the project and store they lead to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from builder import clones, config, preflight
+from builder.model import Project
+from builder.preflight import Accelerator
+from builder.progress import Reporter
+from builder.store import Store
+
+
+@dataclass
+class Session:
+    """file: the golden.toml in use; commands without a project do not need it. state: root of all state."""
+
+    file: Path
+    state: Path
+    reporter: Reporter
+
+    @cached_property
+    def project(self) -> Project:
+        return config.load(self.file)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.state, self.project.name)
+
+    @property
+    def has_project(self) -> bool:
+        return self.file.exists()
+
+    def accelerator(self) -> Accelerator:
+        """How guests run on this machine; says so once if that is slow."""
+        found = preflight.accelerator(self.state, reporter=self.reporter)
+        if found.note:
+            self.reporter.note(found.note)
+        return found
+
+
+pass_session = click.make_pass_decorator(Session)
+
+json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
+)
+
+images_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--images",
+    "installed",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=clones.INSTALLED_IMAGES,
+    show_default=True,
+    envvar="GOLDEN_IMAGES_DIR",
+    show_envvar=True,
+    help="Folder of installed images.",
+)
+
+
+def examples(*lines: str) -> str:
+    """An epilog with examples, kept as typed."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, sort_keys=False))
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, empty: str) -> None:
+    """A table without a frame, so that it can be cut by other tools; `empty` is printed when there are no rows."""
+    if not rows:
+        click.echo(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # Into a pipe or a file each row is one line, however long.
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000).print(table)

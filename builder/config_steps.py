@@ -1,0 +1,322 @@
+"""`{ install = ["jq"], timeout = "5 min" }` -> Install(...): a recipe's steps; what is wrong, in a user's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from builder.errors import did_you_mean
+from builder.frozen import Frozen
+from builder.model import NAME
+from builder.steps import (
+    Ansible,
+    Copy,
+    Groups,
+    Install,
+    Modules,
+    Reboot,
+    Remove,
+    Repos,
+    Run,
+    Selinux,
+    Services,
+    Shell,
+    SshKeys,
+    Step,
+    Upgrade,
+    Write,
+    is_public_key,
+)
+from builder.units import parse_duration
+
+# Boolean names of SELinux and units of systemd: nothing that a shell or an option parser could take for its own.
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@\\-]*")
+_OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_MODULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(:[A-Za-z0-9_.+-]+)?(/[A-Za-z0-9_.+-]+)?")
+
+Options = Mapping[str, Any]
+
+
+class Parsed(Frozen):
+    """A step, and the distributions that it is for; all if there are none."""
+
+    step: Step
+    only: tuple[str, ...] = ()
+
+
+def parse_step(raw: object) -> Parsed:
+    """One table of `steps`. Raises ValueError with the message for the user."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"a step is a table, such as {{ install = [...] }}, not {raw!r}")
+    kinds = [key for key in raw if key in _PARSERS]
+    if len(kinds) != 1:
+        _refuse_kinds(raw, kinds)
+    kind = kinds[0]
+    parser, known = _PARSERS[kind]
+    allowed = ("timeout", "only", *known)
+    for key in raw:
+        if key != kind and key not in allowed:
+            raise ValueError(f"'{kind}' has no option '{key}'{did_you_mean(key, allowed)}")
+    fields = parser(raw[kind], raw)
+    if "timeout" in raw:
+        fields["timeout_s"] = parse_duration(str(raw["timeout"]))
+    only = tuple(_texts(raw["only"], "only")) if "only" in raw else ()
+    return Parsed.model_validate({"step": _MODELS[kind].model_validate(fields), "only": only})
+
+
+def _refuse_kinds(raw: Mapping[str, object], kinds: list[str]) -> None:
+    words = kinds or [key for key in raw if key not in ("timeout", "only")]
+    if len(words) == 1:
+        raise ValueError(f"unknown step '{words[0]}'{did_you_mean(words[0], _PARSERS)}")
+    raise ValueError(f"a step says one thing to do, one of {', '.join(_PARSERS)}; this one has {words or 'none'}")
+
+
+# --- one parser for each kind: value and options -> the model's fields ------------------------------------------
+
+
+def _upgrade(value: object, _options: Options) -> dict[str, Any]:
+    return _only_true("upgrade", value)
+
+
+def _reboot(value: object, _options: Options) -> dict[str, Any]:
+    return _only_true("reboot", value)
+
+
+def _packages(kind: str) -> Callable[[object, Options], dict[str, Any]]:
+    field = "groups" if kind == "groups" else "packages"
+    return lambda value, _options: {field: _without_dash(_texts(value, kind))}
+
+
+def _commands(kind: str) -> Callable[[object, Options], dict[str, Any]]:
+    return lambda value, _options: {"commands": _texts(value, kind)}
+
+
+def _script(value: object, _options: Options) -> dict[str, Any]:
+    return {"script": _project_path(value)}
+
+
+def _modules(value: object, _options: Options) -> dict[str, Any]:
+    fields = _lists(value, "modules", ("enable", "disable", "install"))
+    for key, names in fields.items():
+        for name in names:
+            if not _MODULE.fullmatch(name) or (key != "disable" and ":" not in name):
+                raise ValueError(
+                    f"'{name}' is no module to {key}; write {'NAME' if key == 'disable' else 'NAME:STREAM'}"
+                )
+    return fields
+
+
+def _services(value: object, _options: Options) -> dict[str, Any]:
+    fields = _lists(value, "services", ("enable", "disable", "mask"))
+    for names in fields.values():
+        for name in names:
+            if not _WORD.fullmatch(name):
+                raise ValueError(f"'{name}' is not the name of a unit")
+    return fields
+
+
+def _selinux(value: object, _options: Options) -> dict[str, Any]:
+    table = _table(value, "selinux", '{ mode = "permissive", booleans = { … } }')
+    _known_keys(table, "selinux", ("mode", "booleans"))
+    mode, booleans = table.get("mode"), table.get("booleans", {})
+    modes = ("enforcing", "permissive", "disabled")
+    if mode is not None and mode not in modes:
+        raise ValueError(f"'{mode}' is no mode of SELinux{did_you_mean(str(mode), modes)}; one of {', '.join(modes)}")
+    if not isinstance(booleans, dict) or not all(isinstance(state, bool) for state in booleans.values()):
+        raise ValueError("'booleans' is a table of names and true or false")
+    for name in booleans:
+        if not _WORD.fullmatch(name):
+            raise ValueError(f"'{name}' is not the name of a boolean")
+    if mode is None and not booleans:
+        raise ValueError("'selinux' says nothing to do; give a mode, booleans, or both")
+    return {"mode": mode, "booleans": booleans}
+
+
+def _copy(value: object, options: Options) -> dict[str, Any]:
+    table = _table(value, "copy", '{ "files/app" = "/opt/app" }')
+    return {"paths": {_project_path(key): _guest_path(to) for key, to in table.items()}, **_file_options(options)}
+
+
+def _write(value: object, options: Options) -> dict[str, Any]:
+    table = _table(value, "write", '{ "/etc/motd" = "text" }')
+    texts = {}
+    for path, text in table.items():
+        if not isinstance(text, str):
+            raise ValueError(f"what is written to '{path}' is a text, not {text!r}")
+        if path.endswith("/"):
+            raise ValueError(f"'{path}' is a folder; name the file to write")
+        texts[_guest_path(path)] = text
+    return {"texts": texts, **_file_options(options)}
+
+
+def _sshkeys(value: object, options: Options) -> dict[str, Any]:
+    keys = _texts(value, "sshkeys")
+    for key in keys:
+        if not is_public_key(key):
+            _project_path(key)
+        if "PRIVATE KEY" in key:
+            raise ValueError("that is a private key; an image takes the public half")
+    user = options.get("user", "root")
+    if not isinstance(user, str) or not _OWNER.fullmatch(user) or ":" in user:
+        raise ValueError(f"'{user}' is not the name of a user")
+    return {"keys": [key.strip() for key in keys], "user": user}
+
+
+def _repos(value: object, options: Options) -> dict[str, Any]:
+    table = _table(value, "repos", '{ extras = "https://…" }')
+    is_kept, gpgkey = options.get("keep", True), options.get("gpgkey")
+    if not isinstance(is_kept, bool):
+        raise ValueError("'keep' is true or false")
+    if gpgkey is not None and (not isinstance(gpgkey, str) or _has_control(gpgkey) or "://" not in gpgkey):
+        raise ValueError("'gpgkey' is the URL of a key")
+    urls = {}
+    for name, url in table.items():
+        if not NAME.fullmatch(name):
+            raise ValueError(f"'{name}' is not a name; use a-z, 0-9, and single '-' or '.' between them")
+        if not isinstance(url, str) or _has_control(url) or " " in url:
+            raise ValueError(f"'{name}' needs an http(s) URL or a folder of the project")
+        if "://" not in url and is_kept:
+            raise ValueError(
+                f"'{name}' is a folder of the project, which no finished guest can reach; add keep = false"
+            )
+        urls[name] = url if "://" in url else _project_path(url)
+    return {"urls": urls, "is_kept": is_kept, "gpgkey": gpgkey}
+
+
+def _ansible(value: object, options: Options) -> dict[str, Any]:
+    playbook = _project_path(value)
+    if PurePosixPath(playbook).parent == PurePosixPath("."):
+        raise ValueError(
+            f"the playbook '{playbook}' lies beside golden.toml; put it into a folder of its own, "
+            f"such as ansible/{playbook}: all of that folder counts"
+        )
+    variables = options.get("vars", {})
+    if not isinstance(variables, dict):
+        raise ValueError("'vars' is a table")
+    folders = {key: [_project_path(path) for path in _texts(options[key], key)] for key in _FOLDERS if key in options}
+    groups = _texts(options["in_groups"], "in_groups") if "in_groups" in options else []
+    for group in groups:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", group):
+            raise ValueError(f"'{group}' is not the name of an inventory group")
+    return {"playbook": playbook, "groups": groups, "variables": variables, **folders}
+
+
+_FOLDERS = ("roles", "collections")
+_PARSERS: dict[str, tuple[Callable[[Any, Options], dict[str, Any]], tuple[str, ...]]] = {
+    "upgrade": (_upgrade, ()),
+    "install": (_packages("install"), ()),
+    "remove": (_packages("remove"), ()),
+    "groups": (_packages("groups"), ()),
+    "modules": (_modules, ()),
+    "copy": (_copy, ("mode", "owner")),
+    "write": (_write, ("mode", "owner")),
+    "run": (_commands("run"), ()),
+    "script": (_script, ()),
+    "services": (_services, ()),
+    "selinux": (_selinux, ()),
+    "sshkeys": (_sshkeys, ("user",)),
+    "repos": (_repos, ("keep", "gpgkey")),
+    "shell": (_commands("shell"), ()),
+    "ansible": (_ansible, (*_FOLDERS, "in_groups", "vars")),
+    "reboot": (_reboot, ()),
+}
+_MODELS: dict[str, type[Frozen]] = {
+    "upgrade": Upgrade,
+    "install": Install,
+    "remove": Remove,
+    "groups": Groups,
+    "modules": Modules,
+    "copy": Copy,
+    "write": Write,
+    "run": Run,
+    "script": Run,
+    "services": Services,
+    "selinux": Selinux,
+    "sshkeys": SshKeys,
+    "repos": Repos,
+    "shell": Shell,
+    "ansible": Ansible,
+    "reboot": Reboot,
+}
+
+
+# --- the parts of values ------------------------------------------------------------------------------------------
+
+
+def _only_true(kind: str, value: object) -> dict[str, Any]:
+    if value is not True:
+        raise ValueError(f"'{kind}' can only be true")
+    return {}
+
+
+def _texts(value: object, key: str) -> list[str]:
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) and word.strip() for word in words):
+        raise ValueError(f"'{key}' takes one text or a list of texts, none of them empty")
+    return words
+
+
+def _without_dash(words: list[str]) -> list[str]:
+    for word in words:
+        if word.startswith("-") or _has_control(word):
+            raise ValueError(f"{word!r} would be read as an option by dnf, not as a name")
+    return words
+
+
+def _table(value: object, kind: str, example: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"'{kind}' takes a table, such as {example}")
+    return value
+
+
+def _known_keys(table: Mapping[str, object], kind: str, known: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in known:
+            raise ValueError(f"'{kind}' has no '{key}'{did_you_mean(key, known)}; it has {', '.join(known)}")
+
+
+def _lists(value: object, kind: str, keys: tuple[str, ...]) -> dict[str, list[str]]:
+    table = _table(value, kind, f"{{ {keys[0]} = [...] }}")
+    _known_keys(table, kind, keys)
+    return {key: _texts(table[key], key) for key in keys if key in table}
+
+
+def _file_options(options: Options) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if "mode" in options:
+        mode = options["mode"]
+        if not isinstance(mode, str) or not re.fullmatch(r"0?[0-7]{3,4}", mode):
+            raise ValueError(f'{mode!r} is no mode; write its octal digits as a text, such as "0644"')
+        fields["mode"] = int(mode, 8)
+    if "owner" in options:
+        owner = options["owner"]
+        if not isinstance(owner, str) or not _OWNER.fullmatch(owner):
+            raise ValueError(f"{owner!r} is no owner; write USER or USER:GROUP")
+        fields["owner"] = owner if ":" in owner else f"{owner}:{owner}"
+    return fields
+
+
+def _project_path(value: object) -> str:
+    """A path below the folder of golden.toml, without `.` and `..`."""
+    if not isinstance(value, str) or not value.strip() or _has_control(value):
+        raise ValueError(f"{value!r} is no path of the project")
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
+        raise ValueError(f"'{value}' is not below the folder of golden.toml; recipes take nothing from elsewhere")
+    return str(path)
+
+
+def _guest_path(value: object) -> str:
+    """An absolute path in the guest; a slash at its end is kept, it means "into this folder"."""
+    if not isinstance(value, str) or not value.startswith("/") or _has_control(value):
+        raise ValueError(f"{value!r} is no path in the guest; one begins with '/'")
+    if ".." in PurePosixPath(value).parts:
+        raise ValueError(f"'{value}' has a '..' in it")
+    path = "/" + "/".join(part for part in value.split("/") if part not in ("", "."))
+    return f"{path}/" if value.endswith("/") and path != "/" else path
+
+
+def _has_control(text: str) -> bool:
+    return any(not character.isprintable() for character in text)

@@ -1,0 +1,145 @@
+"""What decides the result of an image's recipe, each under a name that a user understands."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import requests
+
+from builder import bases, importing, install, trees
+from builder.errors import ConfigError, ToolError
+from builder.model import Image, Project, Repository, Source
+from builder.plan import NOT_KNOWN
+from builder.steps import ARTIFACTS, Step
+
+_FETCH_TIMEOUT_S = 30
+
+# In place of the address of a tree that golden serves itself, which is another one each time.
+_ANY_TREE = "http://golden/"
+
+# Counted up when golden itself starts to make something else of the same recipe; everything is then built anew.
+_RECIPE_FORMAT = "2"
+
+
+def image_inputs(project: Project, image: Image, *, state: Path) -> dict[str, str]:
+    """Name -> digest or text, in a fixed order; the parent is not among them.
+
+    Reads files and package repositories' repomd.xml, starts nothing. Raises ConfigError for what is missing or wrong.
+    """
+    inputs = {"golden's recipe format": _RECIPE_FORMAT}
+    if image.is_private:
+        inputs["privacy"] = "private"  # what was built in private is never taken for a public build
+    if image.flat_of:
+        return inputs
+    if image.parent is None:
+        inputs |= _base(project, image, state=state)
+    for number, step in enumerate(image.steps, 1):
+        inputs[f"step {number}: {step.kind}"] = _text(step)
+    inputs |= _files(project, image)
+    is_import = image.parent is None and bases.is_import(project.distributions[image.distribution])
+    if image.needs_repositories or is_import:
+        # The packages of the artifacts' repository are in their step; its metadata differs with the time of day.
+        own = [repository for repository in image.repositories if repository.name != ARTIFACTS]
+        for repository in (*own, *project.repositories(image.name)):
+            inputs[f"repository {repository.name}"] = fingerprint(repository)
+    return inputs
+
+
+def _base(project: Project, image: Image, *, state: Path) -> dict[str, str]:
+    distribution, key = project.distribution_of(image.name), public_key(project)
+    source = bases.source_of(distribution)
+    inputs = _source(source, image, distribution=distribution.name, state=state)
+    if source.is_import:
+        inputs["preparation"] = _digest(importing.preparation(image, source, ssh_public_key=key).script)
+        inputs["packages"] = " ".join(distribution.packages)
+    else:
+        inputs["kickstart"] = _digest(install.kickstart(image, distribution, ssh_public_key=key, tree=_ANY_TREE))
+    inputs["machine"] = f"{distribution.arch}, {distribution.firmware}"
+    inputs["disk size"] = f"{image.disk_bytes} bytes"
+    return inputs
+
+
+def _source(source: Source, image: Image, *, distribution: str, state: Path) -> dict[str, str]:
+    """What a base is made of. A network tree is known by its address alone: planning needs no network."""
+    if source.url is not None:
+        return {"network tree": source.url}
+    if source.tree is not None:
+        install.check_tree(source.tree, distribution)
+        return {source.title: _tree(source.tree)}
+    return {source.title: bases.known_sha256(source, image, state=state) or NOT_KNOWN}
+
+
+def _tree(folder: Path) -> str:
+    """The digests of a tree's images are in .treeinfo, those of its packages in each repository's repomd.xml."""
+    files = [folder / ".treeinfo", *sorted(folder.glob("repodata/repomd.xml"))]
+    files += sorted(folder.glob("*/repodata/repomd.xml"))
+    return _digest("\n".join(file.read_text(encoding="utf-8") for file in files))
+
+
+def _text(step: Step) -> str:
+    """A step as it counts; what it leaves at its default does not, so that new options change no old keys."""
+    return step.model_dump_json(exclude={"kind", "timeout_s"}, exclude_defaults=True)
+
+
+def need_unchanged(project: Project, image: Image, planned: Mapping[str, str]) -> None:
+    """Raises ConfigError if a file that the recipe reads is not what it was when the build was planned.
+
+    Asked at the end of a build: what went into the image is then what its key says.
+    """
+    now = _files(project, image)
+    before = {name: text for name, text in planned.items() if name in now or name.startswith("file ")}
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        raise ConfigError(
+            f"the project changed while '{image.name}' was being built: {', '.join(changed)}",
+            try_next=f"golden build {image.name}",
+        )
+
+
+def _files(project: Project, image: Image) -> dict[str, str]:
+    return {
+        f"file {path}": digest
+        for step in image.steps
+        for source in step.files
+        for path, digest in trees.digests(project.folder, source).items()
+    }
+
+
+def public_key(project: Project) -> str:
+    """The public half of the project's key, one line. Raises ConfigError if there is none."""
+    path = project.ssh_key.with_name(project.ssh_key.name + ".pub")
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"the project's SSH key cannot be read: {path}: {error.strerror}",
+            try_next=f"ssh-keygen -t ed25519 -N '' -C golden -f {project.ssh_key}",
+        ) from error
+
+
+def fingerprint(repository: Repository) -> str:
+    """SHA-256 of a package repository's repomd.xml, which holds the digests of all the rest of it.
+
+    Raises ConfigError if the folder holds no repository, ToolError if the server does not give it.
+    """
+    if repository.folder is not None:
+        path = repository.folder / "repodata" / "repomd.xml"
+        if not path.is_file():
+            raise ConfigError(f"'{repository.name}' is no package repository: {path} is missing")
+        return _digest(path.read_text(encoding="utf-8"))
+    url = f"{repository.location.rstrip('/')}/repodata/repomd.xml"
+    try:
+        answer = requests.get(url, timeout=_FETCH_TIMEOUT_S)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise ToolError(
+            f"could not read the package repository '{repository.name}'",
+            details=[("address", url), ("reason", str(error))],
+        ) from error
+    return _digest(answer.text)
+
+
+def _digest(text: str) -> str:
+    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"

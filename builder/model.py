@@ -1,0 +1,352 @@
+"""The words of golden as frozen models: what the user defines, and what a build leaves behind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import unquote, urlsplit
+
+from builder.frozen import Frozen as Frozen
+from builder.steps import Repos, Step
+
+# Image and package-repository names end up in file names, RPM names, domain names and URLs.
+NAME = re.compile(r"[a-z0-9]+([.-]?[a-z0-9]+)*")
+VERSION = re.compile(r"(?P<date>[0-9]{8})\.(?P<count>[1-9][0-9]*)")
+
+
+# --- what the user defines ------------------------------------------------------------------------------------
+
+
+class Repository(Frozen):
+    """A package repository. location: absolute folder or http(s) URL of what holds `repodata/`.
+
+    is_extra: a recipe adds it, so that the guest's own repositories are not put aside for it.
+    """
+
+    name: str
+    location: str
+    is_extra: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        return None if "://" in self.location else Path(self.location)
+
+
+SourceKind = Literal["dvd", "url", "tree", "qcow2", "image"]
+
+
+class Source(Frozen):
+    """Where a base comes from, and what proves that a download is what its makers made.
+
+    dvd: to install from. url: of an installation tree, of what holds `.treeinfo`; the installer reads it, golden
+    downloads nothing. tree: folder with such a tree. qcow2: a disk image of others, to import. image: one of golden's
+    own (it may stand on others, and has its facts beside it). One of the five is given; all locations are absolute
+    paths or http(s) URLs. repositories: package repositories that the installer uses besides the source's own.
+    sha256: hex. checksums: a file of SHA-256 lines, one of which names the file. signature: of `checksums`, apart;
+    without it, and with `key`, `checksums` is clearsigned. cloud_init: what becomes of it in an imported image.
+    """
+
+    dvd: str | None = None
+    url: str | None = None
+    tree: Path | None = None
+    qcow2: str | None = None
+    image: str | None = None
+    repositories: tuple[Repository, ...] = ()
+    sha256: str | None = None
+    checksums: str | None = None
+    signature: str | None = None
+    key: Path | None = None
+    cloud_init: Literal["off", "keep"] = "off"
+
+    @property
+    def kind(self) -> SourceKind:
+        return next(kind for kind in get_args(SourceKind) if getattr(self, kind) is not None)
+
+    @property
+    def location(self) -> str:
+        return str(getattr(self, self.kind))
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether it is many files, read where they are; else it is one, which golden has here before it starts."""
+        return self.kind in ("url", "tree")
+
+    @property
+    def is_import(self) -> bool:
+        """Whether it is installed already."""
+        return self.kind in ("qcow2", "image")
+
+    def at(self, path: Path) -> Source:
+        """The same, with its one file on this machine."""
+        return self.model_copy(update={self.kind: str(path)})
+
+    @property
+    def path(self) -> Path | None:
+        """None for what is on the network."""
+        return None if "://" in self.location else Path(self.location)
+
+    @property
+    def title(self) -> str:
+        """ "DVD Rocky-9.6-x86_64-dvd.iso": what users read in plans and messages."""
+        if self.kind == "url":
+            return f"network tree {self.location}"
+        word = {"dvd": "DVD", "tree": "tree"}.get(self.kind, "image")
+        return f"{word} {file_name(self.location)}"
+
+
+def file_name(location: str) -> str:
+    """The last part of a path or URL, as a file is named."""
+    path = unquote(urlsplit(location).path) if "://" in location else location
+    return path.rstrip("/").rpartition("/")[2]
+
+
+class Limits(Frozen):
+    """Seconds after which waiting ends, on a machine with KVM; golden multiplies them where it has to emulate.
+
+    silence_s: without a word on the console during an installation. boot_s: until SSH answers.
+    shutdown_s: from the order to power off until the machine is off.
+    """
+
+    install_s: int = 3600
+    silence_s: int = 120
+    boot_s: int = 120
+    shutdown_s: int = 90
+
+
+Architecture = Literal["x86_64", "aarch64"]
+Firmware = Literal["bios", "uefi"]
+FileSystem = Literal["ext4", "xfs"]
+Layout = Literal["plain", "separate", "lvm", "separate-lvm"]
+PackageSet = Literal["minimal", "ost"]
+
+
+class Setup(Frozen):
+    """What a base may say otherwise than its distribution; None leaves the distribution's word.
+
+    kickstart_file: a finished kickstart of the user's own, in place of a rendered one.
+    """
+
+    firmware: Firmware | None = None
+    layout: Layout | None = None
+    file_system: FileSystem | None = None
+    package_set: PackageSet | None = None
+    packages: tuple[str, ...] | None = None
+    fips: bool | None = None
+    openscap: str | None = None
+    kickstart_file: Path | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The keys that say something."""
+        return {key: value for key, value in self if value is not None}
+
+
+class Distribution(Frozen):
+    """What is installed, and how a base of it is made.
+
+    kickstart: its template; kickstart_file: the user's own in its place. kickstart_version: pykickstart's name of the
+    syntax, "RHEL9". osinfo: libosinfo's short id, for virt-install. source: None for one that only others inherit from,
+    or whose makers publish nothing. packages: besides those of the set.
+    openscap: profile that the installation is to follow. openscap_addon: the name by which the installer's OpenSCAP
+    add-on goes, None where there is none. memory_mib, cpus: of the machine that installs and of clones that ask for
+    nothing else.
+    """
+
+    name: str
+    title: str
+    kickstart_version: str
+    kickstart: Path
+    osinfo: str
+    source: Source | None = None
+    kickstart_file: Path | None = None
+    arch: Architecture = "x86_64"
+    firmware: Firmware = "bios"
+    layout: Layout = "plain"
+    package_set: PackageSet = "minimal"
+    packages: tuple[str, ...] = ()
+    kernel_arguments: str = ""
+    file_system: FileSystem = "xfs"
+    fips: bool = False
+    openscap: str | None = None
+    openscap_addon: str | None = None
+    selinux: Literal["enforcing", "permissive", "disabled"] = "enforcing"
+    memory_mib: int = 2048
+    cpus: int = 2
+    repositories: tuple[Repository, ...] = ()
+    limits: Limits = Limits()
+
+    @property
+    def boot_arguments(self) -> str:
+        """Of the installer's kernel and of the installed one. FIPS mode is decided by the installer's own."""
+        return " ".join(word for word in (self.kernel_arguments, "fips=1" if self.fips else "") if word)
+
+
+class Image(Frozen):
+    """A node of the layer tree. disk_bytes, setup: of a base; a layer has its parent's.
+
+    flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
+    is_private: never published by accident. repositories: package repositories on top of the distribution's.
+    """
+
+    name: str
+    distribution: str
+    layer: str
+    parent: str | None = None
+    description: str = ""
+    disk_bytes: int | None = None
+    setup: Setup = Setup()
+    steps: tuple[Step, ...] = ()
+    flat_of: str | None = None
+    is_private: bool = False
+    repositories: tuple[Repository, ...] = ()
+
+    @property
+    def needs_repositories(self) -> bool:
+        """Whether the result depends on what package repositories hold."""
+        return any(step.uses_repositories for step in self.steps)
+
+    @property
+    def source(self) -> str | None:
+        """The image that has to be there before: the parent, or the one that this one is the flat form of."""
+        return self.flat_of or self.parent
+
+    def flat(self) -> Image:
+        """The image `NAME-flat`: the whole chain of this one squashed into one file."""
+        return Image(
+            name=f"{self.name}-flat",
+            distribution=self.distribution,
+            layer=f"{self.layer}-flat",
+            description=self.description,
+            flat_of=self.name,
+            is_private=self.is_private,
+        )
+
+
+class Project(Frozen):
+    """One golden.toml, resolved: every image's distribution is there, every parent exists, there is no cycle.
+
+    prefix: first word of RPM names. url: where the channels will be served, without a trailing slash.
+    ssh_key: the project's private key; its public half is let into every image.
+    prefer: which form of an image clones are made of, where it is there in both.
+    """
+
+    file: Path
+    name: str
+    prefix: str
+    ssh_key: Path
+    url: str
+    distributions: dict[str, Distribution]
+    images: dict[str, Image]
+    prefer: Literal["chain", "flat"] = "chain"
+
+    @property
+    def folder(self) -> Path:
+        """What the paths of recipes are relative to."""
+        return self.file.parent
+
+    def repositories(self, image: str) -> list[Repository]:
+        """What the package steps of `image` install from.
+
+        Those of its distribution, those that recipes of its chain keep, and its own recipe's.
+        """
+        distribution = self.distributions[self.images[image].distribution]
+        found = {repository.name: repository for repository in distribution.repositories}
+        for link in reversed(self.chain(image)):
+            for step in link.steps:
+                if isinstance(step, Repos) and (step.is_kept or link.name == image):
+                    for name, url in step.urls.items():
+                        location = url if "://" in url else str(self.folder / url)
+                        found[name] = Repository(name=name, location=location, is_extra=True)
+        return list(found.values())
+
+    def chain(self, image: str) -> list[Image]:
+        """The image, what it is made from, … down to the base."""
+        found = [self.images[image]]
+        while (source := found[-1].source) is not None:
+            found.append(self.images[source])
+        return found
+
+    def distribution_of(self, image: str) -> Distribution:
+        """The distribution as the base under `image` wants it."""
+        base = self.chain(image)[-1]
+        return self.distributions[base.distribution].model_copy(update=base.setup.given())
+
+
+# --- what a build leaves behind ---------------------------------------------------------------------------------
+
+
+class ImageId(Frozen):
+    """One build's image file, beyond doubt. sha256: hex, of the sealed qcow2's bytes."""
+
+    image: str
+    version: str
+    sha256: str
+
+    @property
+    def stem(self) -> str:
+        return f"{self.image}-{self.version}"
+
+
+class Timing(Frozen):
+    step: str
+    seconds: float
+
+
+class Build(Frozen):
+    """`build.json`: one result of running a recipe. Written last; what has none is no build.
+
+    key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the result, name -> digest or text.
+    size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
+    started, finished: UTC, ISO 8601. tools: program -> version.
+    flattened: the build that this one is the flat form of. private: of embargoed work, or standing on such.
+    """
+
+    format: Literal[1] = 1
+    id: ImageId
+    parent: ImageId | None
+    flattened: ImageId | None = None
+    private: bool = False
+    distribution: str
+    description: str
+    key: str
+    inputs: dict[str, str]
+    size_bytes: int
+    virtual_bytes: int
+    packages: int
+    packages_sha256: str
+    arch: Architecture = "x86_64"
+    firmware: Firmware = "bios"
+    memory_mib: int
+    cpus: int
+    accelerator: Literal["kvm", "tcg"]
+    started: str
+    finished: str
+    times: tuple[Timing, ...]
+    commands: tuple[str, ...]
+    tools: dict[str, str]
+
+    @property
+    def image(self) -> str:
+        return self.id.image
+
+    @property
+    def version(self) -> str:
+        return self.id.version
+
+    @property
+    def source(self) -> ImageId | None:
+        """The build that this one was made from: its parent, or what it is the flat form of."""
+        return self.flattened or self.parent
+
+    @property
+    def stem(self) -> str:
+        """`sandbox-base-20261121.1`: the file name of everything of this build, less its suffix."""
+        return self.id.stem
+
+
+def version_key(version: str) -> tuple[int, int]:
+    """Sorts versions by age: `20261121.10` after `20261121.9`. Raises ValueError on anything else."""
+    match = VERSION.fullmatch(version)
+    if match is None:
+        raise ValueError(f"{version!r} is not a version; one looks like 20261121.1")
+    return int(match["date"]), int(match["count"])

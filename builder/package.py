@@ -1,0 +1,207 @@
+"""Builds -> RPMs: two packages per image, whose dependencies follow the chain of images.
+
+    golden-sandbox-upgrade-image-20261121.1   the image's files; requires its parent's package and image id, exactly
+    golden-sandbox-upgrade                    what people type; requires one version and links to it
+
+Equal versions with other bytes would be a silently corrupt chain on a fresh host; the image id makes dnf refuse it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from builder.errors import ConfigError, VerifyError
+from builder.model import Build, Frozen, ImageId
+from builder.progress import Reporter
+from builder.run import printable
+from builder.store import Store, lock, sync_directory, verify_digest
+from builder.templates import render, shared
+from builder.tools import rpm
+
+# Where the packages put the images; the spec template and the clients know it too.
+FOLDER = Path("/usr/share/golden/images")
+# A build is packaged once: what changes gets a new version, never a new release.
+RELEASE = "1"
+
+
+class Packaging(Frozen):
+    """One build to be packaged, decided in full. topdir: rpmbuild's, aside; is_done: both RPMs are there and right."""
+
+    build: Build
+    image_rpm: Path
+    link_rpm: Path
+    spec: str
+    topdir: Path
+    argv: tuple[str | Path, ...]
+    env: dict[str, str]
+    is_done: bool
+
+    @property
+    def spec_file(self) -> Path:
+        return self.topdir / f"{self.build.stem}.spec"
+
+    @property
+    def rpms(self) -> tuple[Path, Path]:
+        return self.image_rpm, self.link_rpm
+
+    def commands(self) -> str:
+        """The same by hand: lines to paste into a shell."""
+        env = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.env.items())
+        return "\n".join(
+            [
+                f"mkdir -p {shlex.quote(str(self.topdir))}",
+                f"printf %s {shlex.quote(self.spec)} > {shlex.quote(str(self.spec_file))}",
+                f"{env} {printable(self.argv)}",
+            ]
+        )
+
+
+class Packaged(Frozen):
+    """The two RPMs of a build. size_bytes: of both files. is_new: they were made just now."""
+
+    id: ImageId
+    image_rpm: Path
+    link_rpm: Path
+    size_bytes: int
+    is_new: bool
+
+
+def package(
+    store: Store, builds: Sequence[Build], *, prefix: str, reporter: Reporter, allow_private: bool = False
+) -> list[Packaged]:
+    """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
+
+    Raises ConfigError as `plan` does; VerifyError if an image file of a chain that is to be packaged has not the bytes
+    its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
+    """
+    with lock(store.rpms / ".lock", what=f"the packages in {store.rpms}"):
+        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private)
+        for build in with_parents(store, [job.build for job in jobs if not job.is_done]):
+            with reporter.step(f"check {build.stem}"):
+                verify_digest(
+                    store.qcow2(build), build.id.sha256, what=f"'{build.stem}'", remedy=f"golden build {build.image}"
+                )
+        return [_carry_out(job, store=store, reporter=reporter) for job in jobs]
+
+
+def plan(store: Store, builds: Sequence[Build], *, prefix: str, allow_private: bool = False) -> list[Packaging]:
+    """How builds and everything they stand on are packaged, parents first. Nothing is written.
+
+    Raises ConfigError if one of them is private, or stands on one that is, and that is not allowed.
+    """
+    concerned = with_parents(store, builds)
+    private = [build.stem for build in concerned if build.private]
+    if private and not allow_private:
+        raise ConfigError(
+            f"private builds are not packaged or published unless you say so: {', '.join(private)}",
+            try_next="--allow-private, if everyone who reaches the packages may have them; their names then begin "
+            f"with '{prefix}-private-'",
+        )
+    return [_plan_one(store, build, prefix=prefix) for build in concerned]
+
+
+def with_parents(store: Store, builds: Sequence[Build]) -> list[Build]:
+    """The builds and all they stand on, each once, parents before children."""
+    return list({link.stem: link for build in builds for link in reversed(store.chain(build))}.values())
+
+
+def name_prefix(build: Build, *, prefix: str) -> str:
+    """What the package names of a build begin with: no upgrade leads from a public image to a private one."""
+    return f"{prefix}-private" if build.private else prefix
+
+
+def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False) -> str:
+    """The spec of both packages of a build. Pure."""
+    parent = build.parent
+    below = f"{prefix}-private" if is_parent_private else prefix
+    prefix = name_prefix(build, prefix=prefix)
+    return render(
+        shared("spec-templates"),
+        "image.spec.j2",
+        name=f"{prefix}-{build.image}",
+        image_name=image_package(build.id, prefix=prefix),
+        image_id=image_id(build.id, prefix=prefix),
+        parent_name=image_package(parent, prefix=below) if parent else None,
+        parent_id=image_id(parent, prefix=below) if parent else None,
+        parent_version=parent.version if parent else None,
+        image=build.image,
+        version=build.version,
+        release=RELEASE,
+        stem=build.stem,
+        description=rpm.escape(build.description),
+        packages=build.packages,
+    )
+
+
+def image_package(id: ImageId, *, prefix: str) -> str:
+    """The name of the package that owns the image's files: the version is a part of the name."""
+    return f"{prefix}-{id.image}-image-{id.version}"
+
+
+def image_id(id: ImageId, *, prefix: str) -> str:
+    """The capability that names the very bytes of an image."""
+    return f"golden-image-id({image_package(id, prefix=prefix)}-{id.version}-{RELEASE}:{id.sha256})"
+
+
+def _plan_one(store: Store, build: Build, *, prefix: str) -> Packaging:
+    topdir = store.rpms / ".work" / build.stem
+    suffix = f"{build.version}-{RELEASE}.noarch.rpm"
+    first = name_prefix(build, prefix=prefix)
+    image_rpm = store.rpms / f"{image_package(build.id, prefix=first)}-{suffix}"
+    link_rpm = store.rpms / f"{first}-{build.image}-{suffix}"
+    is_parent_private = any(link.private for link in store.chain(build)[1:2])
+    return Packaging(
+        build=build,
+        image_rpm=image_rpm,
+        link_rpm=link_rpm,
+        spec=render_spec(build, prefix=prefix, is_parent_private=is_parent_private),
+        topdir=topdir,
+        argv=tuple(rpm.build_argv(topdir / f"{build.stem}.spec", topdir=topdir, sources=store.images)),
+        env={"SOURCE_DATE_EPOCH": str(int(datetime.fromisoformat(build.finished).timestamp()))},
+        is_done=image_rpm.exists() and link_rpm.exists() and _packed_digest(image_rpm, build) == build.id.sha256,
+    )
+
+
+def _carry_out(job: Packaging, *, store: Store, reporter: Reporter) -> Packaged:
+    if not job.is_done:
+        with reporter.step(f"package {job.build.stem}"):
+            _build(job, store=store)
+    return Packaged(
+        id=job.build.id,
+        image_rpm=job.image_rpm,
+        link_rpm=job.link_rpm,
+        size_bytes=sum(path.stat().st_size for path in job.rpms),
+        is_new=not job.is_done,
+    )
+
+
+def _build(job: Packaging, *, store: Store) -> None:
+    shutil.rmtree(job.topdir, ignore_errors=True)
+    job.topdir.mkdir(parents=True)
+    job.spec_file.write_text(job.spec, encoding="utf-8")
+    log = store.logs / job.build.stem / "package.log"
+    rpm.build(job.argv, why=f"package '{job.build.stem}'", env=job.env, log=log)
+    made = [job.topdir / "RPMS" / path.name for path in job.rpms]
+    packed = _packed_digest(made[0], job.build)
+    if packed != job.build.id.sha256:
+        raise VerifyError(
+            f"the package of '{job.build.stem}' does not hold the image that was built",
+            details=[("expected", f"sha256 {job.build.id.sha256}"), ("packed", f"sha256 {packed}")],
+            log=log,
+        )
+    for path, target in zip(made, job.rpms, strict=True):
+        path.chmod(0o444)
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        path.rename(target)
+    sync_directory(store.rpms)
+    shutil.rmtree(job.topdir)
+
+
+def _packed_digest(image_rpm: Path, build: Build) -> str | None:
+    return rpm.file_digests(image_rpm).get(str(FOLDER / f"{build.stem}.qcow2"))

@@ -1,0 +1,119 @@
+"""What is happening, on standard error: live on a terminal, one line per event in a log, JSON lines for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import IO, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+
+from builder.model import Timing
+from builder.units import format_seconds
+
+Style = Literal["auto", "terminal", "plain", "json", "quiet"]
+
+# In a log without a terminal a chatty step says something at most this often.
+_PLAIN_EVERY_S = 5.0
+
+
+class Step:
+    """One step under way. `note` says what it is doing at the moment."""
+
+    def __init__(self, reporter: Reporter, name: str) -> None:
+        self._reporter = reporter
+        self.name = name
+        self.begin = time.monotonic()
+        self._last_note = -_PLAIN_EVERY_S
+
+    def note(self, text: str) -> None:
+        now = time.monotonic()
+        is_due = now - self._last_note >= _PLAIN_EVERY_S
+        if is_due or self._reporter.style == "terminal":
+            self._last_note = now
+            self._reporter._note(self, text)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begin
+
+
+class Reporter:
+    """Reports steps as they begin and end, and remembers how long each took."""
+
+    def __init__(self, style: Style = "auto", *, stream: IO[str] | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self.style: Style = style
+        if style == "auto":
+            self.style = "terminal" if self._stream.isatty() else "plain"
+        self._console = Console(file=self._stream, highlight=False)
+        self._status: Status | None = None
+        self.times: list[Timing] = []
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """Time the block as one step. An exception marks it as failed and goes on."""
+        step = Step(self, name)
+        outer = self._status
+        if outer is not None:
+            outer.stop()
+        if self.style == "terminal":
+            self._status = self._console.status(escape(name))
+            self._status.start()
+        else:
+            self._event("begin", step, f"{name} …")
+        try:
+            yield step
+        except BaseException:
+            self._end(step, "failed")
+            raise
+        else:
+            self._end(step, "done")
+        finally:
+            self._status = outer
+            if outer is not None:
+                outer.start()
+
+    def note(self, text: str) -> None:
+        """Something worth a line of its own, outside any step."""
+        if self.style == "json":
+            self._json(event="note", text=text)
+        elif self.style == "terminal":
+            self._console.print(f"[dim]{escape(text)}[/dim]")
+        elif self.style == "plain":
+            self._plain(text)
+
+    def _note(self, step: Step, text: str) -> None:
+        if self._status is not None:
+            elapsed = format_seconds(step.seconds)
+            self._status.update(f"{escape(step.name)} [dim]{elapsed}  {escape(text[:200])}[/dim]")
+        else:
+            self._event("note", step, f"{step.name}: {text}", text=text)
+
+    def _end(self, step: Step, how: Literal["done", "failed"]) -> None:
+        seconds = round(step.seconds, 2)
+        self.times.append(Timing(step=step.name, seconds=seconds))
+        if self._status is not None:
+            self._status.stop()
+            mark = "[green]✓[/green]" if how == "done" else "[red]✗[/red]"
+            self._console.print(f"{mark} {escape(step.name)} [dim]{format_seconds(seconds)}[/dim]")
+        else:
+            self._event("end", step, f"{step.name}: {how} in {format_seconds(seconds)}", result=how, seconds=seconds)
+
+    def _event(self, event: str, step: Step, line: str, **more: str | float) -> None:
+        if self.style == "json":
+            self._json(event=event, step=step.name, **more)
+        elif self.style == "plain":
+            self._plain(line)
+
+    def _json(self, **fields: str | float) -> None:
+        print(json.dumps({"time": datetime.now(UTC).isoformat(), **fields}), file=self._stream, flush=True)
+
+    def _plain(self, line: str) -> None:
+        print(f"{datetime.now(UTC):%H:%M:%S} {line}", file=self._stream, flush=True)

@@ -1,0 +1,213 @@
+"""Parent -> overlay, online: boot it, wait for SSH, run the recipe's online steps, switch it off from inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from builder import run
+from builder.errors import ToolError
+from builder.model import Limits
+from builder.steps import Ansible, Reboot, Shell, Step, name_of
+from builder.tools import ansible, proxies, ssh
+from builder.tools.console import Console
+from builder.tools.domain import Machine, domain_xml
+from builder.tools.free_port import free_port
+from builder.tools.libvirt import Connection, Domain, PortTaken
+
+_PORT_TRIES = 5
+
+# Where a guest with QEMU's user network reaches the host's loopback. Source: QEMU, "Network emulation"; measured.
+HOST = "10.0.2.2"
+
+# Powered off from inside: what the guest has in memory reaches its disk. The connection may end before the answer does.
+POWER_OFF = ("systemctl", "poweroff")
+REBOOT = ("systemctl", "reboot")
+
+
+def provision(
+    machine: Machine,
+    steps: Sequence[tuple[int, Step]],
+    *,
+    connection: Connection,
+    key: Path,
+    project: Path,
+    logs: Path,
+    limits: Limits,
+    time_factor: float,
+    note: Callable[[str], None],
+) -> None:
+    """Run `steps` on `machine`, and come back when it is off; only then is its disk whole.
+
+    machine: its ssh_port is only a first try. steps: with their number in the recipe. project: the folder of
+    golden.toml. time_factor: what time limits are multiplied by. The machine is gone afterwards, whatever happened.
+    Raises ToolError, or VerifyError for a playbook that did nothing.
+    """
+    for remaining in reversed(range(_PORT_TRIES)):
+        try:
+            with connection.running(domain_xml(machine)) as domain:
+                guest = _Guest(
+                    machine,
+                    domain,
+                    key=key,
+                    project=project,
+                    logs=logs,
+                    limits=limits,
+                    time_factor=time_factor,
+                    note=note,
+                )
+                guest.wait()
+                for number, step in steps:
+                    guest.do(number, step)
+                guest.power_off()
+            return
+        except PortTaken:
+            if not remaining:
+                raise
+            machine = machine.model_copy(update={"ssh_port": free_port()})
+
+
+def argv(step: Step, target: ssh.Target, *, project: Path, work: Path) -> run.Argv:
+    """The command of one online step, for people. work: where a playbook's inventory is."""
+    match step:
+        case Shell(commands=commands):
+            return ssh.command(target, "sh", "-euc", "\n".join(commands))
+        case Ansible():
+            return ansible.argv(step, project=project, work=work)
+        case Reboot():
+            return ssh.command(target, *REBOOT)
+        case _:
+            raise TypeError(f"{step.kind} is no online step")
+
+
+def check(steps: Sequence[Step]) -> None:
+    """Raises HostError for a program that these steps need and that is not there, before anything is started."""
+    if any(isinstance(step, Ansible) for step in steps):
+        ansible.program()
+
+
+class _Guest:
+    """The running machine, as the steps see it."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        domain: Domain,
+        *,
+        key: Path,
+        project: Path,
+        logs: Path,
+        limits: Limits,
+        time_factor: float,
+        note: Callable[[str], None],
+    ) -> None:
+        self._domain = domain
+        self._project = project
+        self._target = ssh.Target(port=machine.ssh_port, key=key)
+        self._console = Console(machine.console_log)
+        self._logs = logs
+        self._limits = limits
+        self._time_factor = time_factor
+        self._note = note
+
+    def wait(self, *, but_not_boot: str | None = None, timeout_s: float | None = None) -> None:
+        """Until SSH answers. but_not_boot: a boot id that is to be gone. timeout_s: seconds, the boot limit if None."""
+        self._note("waiting for SSH")
+        try:
+            seconds = ssh.wait_until_answers(
+                self._target,
+                timeout_s=timeout_s or self._limits.boot_s * self._time_factor,
+                but_not_boot=but_not_boot,
+                is_alive=self._is_alive,
+                note=lambda reason: self._note(f"waiting for SSH: {reason}"),
+            )
+        except ToolError as error:
+            self._console.poll()
+            error.details.append(("console", self._console.tail() or "(it said nothing)"))
+            error.log = self._console.log
+            raise
+        self._note(f"SSH answered after {seconds:.1f} s")
+
+    def do(self, number: int, step: Step) -> None:
+        match step:
+            case Shell():
+                self._shell(number, step)
+            case Ansible():
+                self._play(number, step)
+            case Reboot():
+                self._reboot(number, step)
+            case _:
+                raise TypeError(f"{step.kind} is no online step")
+
+    def _shell(self, number: int, step: Shell) -> None:
+        text = "\n".join(step.commands)
+        self._note(f"step {number}: {text.splitlines()[0]}")
+        ssh.run_script(
+            self._target,
+            proxies.exports(HOST) + text,
+            why=f"run step {number} (shell) in the guest",
+            timeout_s=step.timeout_s * self._time_factor,
+            log=self._log(number, step),
+            watch=self._watch,
+        )
+
+    def _play(self, number: int, step: Ansible) -> None:
+        self._note(f"step {number}: {step.playbook}")
+        ansible.play(
+            step,
+            self._target,
+            project=self._project,
+            work=self._logs.parent / name_of(number, step),
+            why=f"run step {number} (ansible) on the guest",
+            timeout_s=step.timeout_s * self._time_factor,
+            log=self._log(number, step),
+            watch=self._watch,
+        )
+
+    def _reboot(self, number: int, step: Reboot) -> None:
+        """From inside; the connection may end before the answer does. Proof is that another boot answers."""
+        self._note(f"step {number}: reboot")
+        limit_s = step.timeout_s * self._time_factor
+        before = ssh.boot_id(self._target)
+        run.run(
+            ssh.command(self._target, *REBOOT),
+            why=f"run step {number} (reboot) in the guest",
+            timeout_s=limit_s,
+            log=self._log(number, step),
+            ok=(0, 255),
+        )
+        self.wait(but_not_boot=before, timeout_s=limit_s)
+
+    def _log(self, number: int, step: Step) -> Path:
+        return self._logs / f"{name_of(number, step)}.log"
+
+    def power_off(self) -> None:
+        self._note("shutting down")
+        run.run(
+            ssh.command(self._target, *POWER_OFF),
+            why="shut the guest down from inside",
+            timeout_s=self._limits.shutdown_s * self._time_factor,
+            log=self._logs / "poweroff.log",
+            ok=(0, 255),
+        )
+        try:
+            self._domain.wait_until_off(self._limits.shutdown_s * self._time_factor)
+        except ToolError as error:
+            self._console.poll()
+            error.details.append(("console", self._console.tail()))
+            error.log = self._console.log
+            raise
+
+    def _is_alive(self) -> bool:
+        self._console.poll()
+        return self._console.fatal is None and not self._domain.is_off()
+
+    def _watch(self) -> None:
+        """A guest that died takes its SSH connection with it only after minutes."""
+        self._console.poll()
+        if self._console.fatal is not None:
+            raise ToolError(
+                f"the guest died: {self._console.fatal.kind}",
+                details=[("console", self._console.tail())],
+                log=self._console.log,
+            )

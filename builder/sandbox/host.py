@@ -1,0 +1,52 @@
+"""What this host must have to make the sandbox. Everything that is missing is named at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from builder import run
+from builder.errors import HostError
+
+# Program -> the Debian package that brings it.
+PROGRAMS = {
+    "apt-cache": "apt",
+    "apt-config": "apt",
+    "apt-get": "apt",
+    "createrepo_c": "createrepo-c",
+    "depmod": "kmod",
+    "dpkg-deb": "dpkg",
+    "mksquashfs": "squashfs-tools",
+    "rpmbuild": "rpm",
+    "ssh-keygen": "openssh-client",
+    "xorriso": "xorriso",
+    "/usr/bin/python3": "python3-minimal",
+}
+
+
+def check(*, os_release: Path = Path("/etc/os-release")) -> None:
+    """Raises HostError if this is no Debian, if programs are missing, or without root's rights."""
+    identity = _identity(os_release)
+    if identity != "debian":
+        raise HostError(
+            f"the sandbox can be made on Debian only, and this host is '{identity}'",
+            details=[("reason", "the sandbox is repackaged from the Debian packages of its host's package sources")],
+            try_next="golden sandbox create DIR   # on a Debian 12 host; then copy DIR here",
+        )
+    missing = [program for program in PROGRAMS if not run.has_program(program)]
+    if missing:
+        packages = sorted({PROGRAMS[program] for program in missing})
+        raise HostError(
+            f"programs are missing to make the sandbox: {', '.join(missing)}",
+            try_next=f"apt-get install {' '.join(packages)}",
+        )
+    if os.geteuid() != 0:
+        raise HostError(
+            "making the sandbox needs root: its files belong to root and to system groups",
+            try_next="sudo golden sandbox create DIR",
+        )
+
+
+def _identity(os_release: Path) -> str:
+    rows = (line.partition("=") for line in os_release.read_text().splitlines()) if os_release.exists() else ()
+    return next((value.strip('"') for key, _, value in rows if key == "ID"), "unknown")

@@ -1,0 +1,128 @@
+"""The end of every layer: cleaned, listed, trimmed, compressed, checked, digested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.errors import VerifyError
+from builder.model import Frozen
+from builder.store import sha256
+from builder.tools import guestfs, qemu_img
+from builder.tools.guestfs import Operation
+from builder.units import MIB
+
+_REPORT = "/var/tmp/golden-seal"
+
+_NEVRA = "%{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}"
+_CHANGELOG_BYTES = 4 * MIB
+_LONGEST_ENTRY = 2000
+
+# What makes a guest itself, or only this build of it, is taken out: machine-id, host keys, seeds, leases, logs, caches.
+# The package list comes first, because a guest without packages was never installed, whatever the tools said.
+_CLEAN = f"""\
+mkdir -p {_REPORT}
+if [ ! -f /etc/golden-release ]; then
+    echo "golden: /etc/golden-release is missing: the installation did not come to its end" >&2
+    exit 1
+fi
+rpm -qa --qf '{_NEVRA}\\n' > {_REPORT}/all
+grep -v '^gpg-pubkey-' {_REPORT}/all | LC_ALL=C sort > {_REPORT}/packages
+rm {_REPORT}/all
+# The newest entry of each package's changelog, as far as it has one, in a bounded file.
+rpm -qa --qf '\\f{_NEVRA}\\n%{{CHANGELOGNAME}}\\n%{{CHANGELOGTEXT}}\\n' |
+    head -c {_CHANGELOG_BYTES} > {_REPORT}/changelogs
+cp /etc/golden-release {_REPORT}/release
+[ ! -f /tmp/builder.log ] || tail -c 33554432 /tmp/builder.log > {_REPORT}/log
+
+rm -rf /var/cache/dnf/* /var/cache/yum/* /var/cache/PackageKit/*
+find /var/log -type f -exec truncate -s 0 {{}} +
+rm -rf /var/log/journal/*
+rm -f /etc/ssh/ssh_host_*
+rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /var/lib/random-seed
+rm -f /boot/loader/random-seed /boot/efi/loader/random-seed /efi/loader/random-seed
+# DUIDs: networkd and NetworkManager make theirs of the machine-id unless an old lease tells them another; dhclient
+# and dhcpcd keep theirs. Sources: networkd.conf(5), "DUIDType"; nm-settings(5), "dhcp-duid"; dhclient(8); dhcpcd(8).
+rm -f /var/lib/NetworkManager/*.lease /var/lib/NetworkManager/secret_key /var/lib/NetworkManager/timestamps
+rm -rf /var/lib/systemd/network/* /var/lib/dhclient/* /var/lib/dhcp/*.leases
+rm -f /var/lib/dhcpcd/duid /var/lib/dhcpcd/secret /var/lib/dhcpcd/*.lease* /var/lib/dhcpcd5/* /etc/dhcpcd.duid
+rm -f /root/.bash_history /home/*/.bash_history
+# Empty, not gone: systemd then makes a new one at each first boot. Source: machine-id(5).
+: > /etc/machine-id
+[ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
+
+{guestfs.save_to_output_disk(_REPORT)}
+find /var/tmp -mindepth 1 -delete
+sync
+# Freed blocks are given back to the qcow2, file system by file system. The appliance mounts them as fstab says.
+while read -r device mountpoint type rest; do
+    case "$device:$type" in \\#*|*:swap|*:tmpfs|*:vfat|"":*|:*) continue ;; esac
+    case "$mountpoint" in /*) fstrim -v "$mountpoint" || echo "golden: $mountpoint was not trimmed" ;; esac
+done < /etc/fstab
+"""
+
+OPERATION = Operation(name="seal", script=_CLEAN, timeout_s=600)
+
+
+class Report(Frozen):
+    """What the guest said of itself while it was sealed.
+
+    packages: sorted NEVRAs. log: output of the offline steps. changelogs: NEVRA -> newest entry, where there is one.
+    """
+
+    packages: tuple[str, ...]
+    log: str
+    changelogs: dict[str, str]
+
+
+class Sealed(Frozen):
+    """The finished file. sizes in bytes."""
+
+    sha256: str
+    size_bytes: int
+    virtual_bytes: int
+
+
+def read_report(output: Path) -> Report:
+    """What `OPERATION` left on the output disk. Raises VerifyError if the guest has no packages."""
+    files = guestfs.read_output_disk(output)
+    packages = tuple(sorted(files.get("packages", b"").decode(errors="replace").split()))
+    if not packages:
+        raise VerifyError("the guest has no package installed: the installation did nothing")
+    return Report(
+        packages=packages,
+        log=files.get("log", b"").decode(errors="replace"),
+        changelogs=read_changelogs(files.get("changelogs", b"").decode(errors="replace")),
+    )
+
+
+def read_changelogs(text: str) -> dict[str, str]:
+    """NEVRA -> the newest entry of its changelog: who and when, then what, cut to a bounded length.
+
+    Records begin with a form feed; rpm says "(none)" for what a package does not have.
+    """
+    found = {}
+    for record in text.split("\f"):
+        nevra, _, entry = record.partition("\n")
+        who, _, what = entry.strip().partition("\n")
+        if who and who != "(none)":
+            found[nevra] = f"{who}\n{what}".strip()[:_LONGEST_ENTRY]
+    return found
+
+
+def compress(disk: Path, target: Path, *, parents: Sequence[Path], log: Path, timeout_s: float) -> Sealed:
+    """`disk` -> `target`, zstd-compressed, on the parent's file beside it; then look whether that is so.
+
+    parents: the files of the chain below, nearest first, in the folder of `target`; none for a base.
+    timeout_s: seconds for the conversion. Raises ToolError, or VerifyError if the new file or its chain is not
+    what it should be.
+    """
+    parent = parents[0] if parents else None
+    qemu_img.convert_compressed(disk, target, backing=parent.name if parent else None, log=log, timeout_s=timeout_s)
+    qemu_img.check(target)
+    qemu_img.verify_chain(target, list(parents))
+    return Sealed(
+        sha256=sha256(target),
+        size_bytes=target.stat().st_size,
+        virtual_bytes=qemu_img.info(target).virtual_bytes,
+    )

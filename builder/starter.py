@@ -1,0 +1,76 @@
+"""`golden init`: a folder to start from: a commented golden.toml, a key pair of its own, and both kept out of git."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.catalogue import catalogue
+from builder.errors import ConfigError, HostError, did_you_mean
+from builder.model import Frozen
+from builder.private import FILE as PRIVATE_FILE
+from builder.store import write_atomically
+from builder.templates import render
+from builder.tools import ssh
+
+_KEY = Path("keys/id_ed25519")
+# Each line that git has to know, so that neither the key nor embargoed work is ever committed.
+_IGNORED = ("/keys/", f"/{PRIVATE_FILE}")
+
+
+class Started(Frozen):
+    """What was written. distribution: the one that golden.toml begins with."""
+
+    folder: Path
+    file: Path
+    key: Path
+    public_key: Path
+    gitignore: Path
+    distribution: str
+
+
+def distributions() -> list[str]:
+    """The names that `start` takes."""
+    return sorted(catalogue())
+
+
+def start(folder: Path, *, distribution: str) -> Started:
+    """Write the files into `folder`, which need not exist. Nothing that is there is overwritten.
+
+    What git is to ignore is added to a .gitignore that is there. golden.toml comes last: where it is, all is.
+    Raises ConfigError if there is a golden.toml or a key, or no such distribution.
+    """
+    if distribution not in distributions():
+        raise ConfigError(
+            f"there is no distribution '{distribution}'{did_you_mean(distribution, distributions())}",
+            try_next=f"one of: {', '.join(distributions())}",
+        )
+    folder = folder.absolute()
+    file, key, gitignore = folder / "golden.toml", folder / _KEY, folder / ".gitignore"
+    for path in (file, key, key.with_name(f"{key.name}.pub")):
+        if path.exists() or path.is_symlink():
+            raise ConfigError(f"{path} is there already; nothing was written", try_next="golden init ANOTHER-FOLDER")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _ignore(gitignore)
+        text = render(Path(__file__).parent, "starter.toml.j2", distribution=distribution, private_file=PRIVATE_FILE)
+        key.parent.mkdir(mode=0o700, exist_ok=True)
+        ssh.make_key(key, comment=f"golden {folder.name}")
+        write_atomically(file, text)
+    except OSError as error:
+        raise HostError(f"could not write to {folder}: {error.strerror}") from error
+    return Started(
+        folder=folder,
+        file=file,
+        key=key,
+        public_key=key.with_name(f"{key.name}.pub"),
+        gitignore=gitignore,
+        distribution=distribution,
+    )
+
+
+def _ignore(gitignore: Path) -> None:
+    known = gitignore.read_text(encoding="utf-8") if gitignore.exists() else ""
+    missing = [line for line in _IGNORED if line not in known.splitlines()]
+    if missing:
+        text = f"{known.rstrip()}\n" if known.strip() else ""
+        write_atomically(gitignore, text + "".join(f"{line}\n" for line in missing))

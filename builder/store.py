@@ -1,0 +1,308 @@
+"""Builds, locks and state on disk.
+
+    STATE/PROJECT/images/sandbox-base-20261121.1.qcow2      the sealed image, 0444, relative backing name beside it
+                         sandbox-base-20261121.1.packages   sorted NEVRAs
+                         sandbox-base-20261121.1.json       the facts; renamed into place last: it makes the build
+    STATE/PROJECT/logs/sandbox-base-20261121.1/             logs of that build
+    STATE/PROJECT/work/sandbox-base-20261121.1/             a build under way, or what a failed one left
+    STATE/PROJECT/rpms/, channels/                          packages, and what is published
+    STATE/cache/, STATE/clones/, STATE/host/                shared by all projects of this machine
+
+The images lie side by side as they will on a user's machine, so that one relative backing name is right in both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from builder.errors import ConfigError, HostError, VerifyError
+from builder.model import Build, ImageId, version_key
+
+
+def default_state() -> Path:
+    """Where state is kept unless told otherwise: root's must be readable by libvirt's QEMU user, so not below /root."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/golden")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "golden"
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Write aside, fsync, rename: a reader sees the old text or the new one, whatever happens in between."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.chmod(mode)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames inside `directory` survive a crash."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, what: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold `path` for this process alone; the kernel lets go when the process ends, however it ends.
+
+    waiting: told who has it, and then it is waited for: only where both want the same thing done, a download.
+    Raises HostError naming the holder if another process has it and nobody wants to wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "a process that did not say its name"
+            if waiting is None:
+                raise HostError(
+                    f"could not lock {what}: another golden is at work on it",
+                    details=[("holder", holder)],
+                    try_next="wait for it to end, or end it, and run the same command again",
+                ) from None
+            waiting(holder)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.truncate(0)
+        stream.write(f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n")
+        stream.flush()
+        yield
+
+
+class Store:
+    """The builds of one project. root: STATE/PROJECT. Reading never writes."""
+
+    def __init__(self, state: Path, project: str) -> None:
+        self.state = state
+        self.root = state / project
+        self.images = self.root / "images"
+        self.logs = self.root / "logs"
+        self.work = self.root / "work"
+        self.rpms = self.root / "rpms"
+        self.channels = self.root / "channels"
+
+    # --- reading
+
+    def builds(self, image: str | None = None) -> list[Build]:
+        """All builds, of one image or of all; sorted by image, then oldest first."""
+        found = [read_build(path) for path in self.images.glob("*.json") if not path.name.startswith(".")]
+        return sorted(
+            (build for build in found if image in (None, build.image)),
+            key=lambda build: (build.image, version_key(build.version)),
+        )
+
+    def newest(self, image: str) -> Build | None:
+        builds = self.builds(image)
+        return builds[-1] if builds else None
+
+    def find(self, image: str, version: str | None = None) -> Build:
+        """One build, the newest unless a version is given. Raises ConfigError if there is none."""
+        builds = self.builds(image)
+        for build in reversed(builds):
+            if version in (None, build.version):
+                return build
+        if version is None or not builds:
+            raise ConfigError(f"there is no build of '{image}' yet", try_next=f"golden build {image}")
+        raise ConfigError(
+            f"there is no build {version} of '{image}'; there are {', '.join(build.version for build in builds)}"
+        )
+
+    def qcow2(self, build: Build | ImageId) -> Path:
+        return self.images / f"{build.stem}.qcow2"
+
+    def package_list(self, build: Build) -> Path:
+        return self.images / f"{build.stem}.packages"
+
+    def facts(self, build: Build) -> Path:
+        return self.images / f"{build.stem}.json"
+
+    def chain(self, build: Build) -> list[Build]:
+        """The build, its parent's build, … down to the base. Raises VerifyError if one is gone."""
+        found = [build]
+        while (parent := found[-1].parent) is not None:
+            path = self.images / f"{parent.stem}.json"
+            if not path.exists():
+                raise VerifyError(
+                    f"'{found[-1].stem}' stands on '{parent.stem}', which is gone from {self.images}",
+                    try_next=f"golden build {build.image}",
+                )
+            found.append(read_build(path))
+        return found
+
+    def verify(self, build: Build) -> None:
+        """Check that every image file of the chain holds the bytes its build had. Reads all of them.
+
+        Raises VerifyError naming the first that does not.
+        """
+        for link in self.chain(build):
+            verify_digest(self.qcow2(link), link.id.sha256, what=f"'{link.stem}'", remedy=f"golden build {link.image}")
+
+    def is_present(self, build: Build) -> bool:
+        """A cheap look: the file is there and has its size. What is built on it is verified in full before."""
+        path = self.qcow2(build)
+        return path.is_file() and path.stat().st_size == build.size_bytes
+
+    @property
+    def id(self) -> str:
+        """Tells this store from others on the host, in names of domains."""
+        return hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]
+
+    # --- writing
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        return lock(self.root / "lock", what=f"the project's store {self.root}")
+
+    def next_version(self, image: str, *, now: datetime | None = None) -> str:
+        """UTC date and a counter, above every version the image ever had here, even if the clock went back."""
+        taken = [build.version for build in self.builds(image)]
+        taken += [path.name.removeprefix(f"{image}-") for path in self._failed(image)]
+        return version_after(taken, now=now)
+
+    def _failed(self, image: str) -> list[Path]:
+        if not self.work.is_dir():
+            return []
+        return [path for path in self.work.iterdir() if is_stem_of(path.name, image)]
+
+    def workspace(self, image: str, version: str) -> Path:
+        """A new directory of its own for one build. The caller commits it, or leaves it for the user to look at."""
+        directory = self.work / f"{image}-{version}"
+        directory.mkdir(parents=True)
+        self.images.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def adopt(self, files: Iterable[Path]) -> None:
+        """Take image files that lie elsewhere with their facts, an installed chain, as builds of this store.
+
+        files: verified by the caller, the base last. Links where the file system has them to give, else copies.
+        Raises VerifyError if a build of the same name and version has other bytes.
+        """
+        self.images.mkdir(parents=True, exist_ok=True)
+        with self.lock():
+            for file in reversed(tuple(files)):
+                build = read_build(file.with_suffix(".json"))
+                if self.facts(build).exists():
+                    if read_build(self.facts(build)).id != build.id:
+                        raise VerifyError(
+                            f"the project has a build {build.stem} of its own, and it is not the one in {file.parent}",
+                            try_next=f"golden build {build.image} --rebuild, which gives it another version",
+                        )
+                    continue
+                for source in (file, file.with_suffix(".packages"), file.with_suffix(".json")):
+                    _take(source, self.images / source.name)
+                sync_directory(self.images)
+
+    def remove_orphans(self) -> list[Path]:
+        """Remove files in the image folder that belong to no build: their build was cut off before its facts came.
+
+        The caller holds the lock, so no build is under way.
+        """
+        if not self.images.is_dir():
+            return []
+        builds = {path.stem for path in self.images.glob("*.json")}
+        orphans = [path for path in self.images.iterdir() if path.stem not in builds]
+        for path in orphans:
+            path.unlink()
+        return orphans
+
+    def discard_failed(self, image: str) -> None:
+        """Remove what failed builds of `image` left; called when a new one begins."""
+        for path in self._failed(image):
+            shutil.rmtree(path)
+
+    def commit(self, build: Build, *, disk: Path, packages: Path, logs: Path) -> None:
+        """Take a sealed disk, its package list and its logs into the store; the facts come last and make it a build."""
+        qcow2 = self.qcow2(build)
+        disk.chmod(0o444)
+        packages.chmod(0o444)
+        for source in (disk, packages):
+            with source.open("rb") as stream:
+                os.fsync(stream.fileno())
+        self.logs.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.logs / build.stem, ignore_errors=True)
+        logs.rename(self.logs / build.stem)
+        packages.rename(self.package_list(build))
+        disk.rename(qcow2)
+        write_atomically(self.facts(build), build.model_dump_json(indent=2) + "\n", mode=0o444)
+
+
+def _take(source: Path, target: Path) -> None:
+    """By a link or as a copy, under its name only when it is whole."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        try:
+            os.link(source, part)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                raise
+            shutil.copy2(source, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def version_after(taken: Iterable[str], *, now: datetime | None = None) -> str:
+    """UTC date and a counter, above every version in `taken`. Raises ValueError if one of them is no version."""
+    today = int(f"{now or datetime.now(UTC):%Y%m%d}")
+    date, count = max(map(version_key, taken), default=(0, 0))
+    return f"{today}.1" if today > date else f"{date}.{count + 1}"
+
+
+def is_stem_of(name: str, image: str) -> bool:
+    """Whether `name` is `image` and a version: `a-b-20261121.1` is of `a-b`, not of `a`."""
+    try:
+        version_key(name.removeprefix(f"{image}-"))
+    except ValueError:
+        return False
+    return name.startswith(f"{image}-")
+
+
+def read_build(path: Path) -> Build:
+    """Read one `build.json`. Raises VerifyError if it is damaged."""
+    try:
+        return Build.model_validate_json(path.read_bytes())
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise VerifyError(
+            f"the facts of a build are damaged: {path}",
+            details=[("reason", str(error).splitlines()[0])],
+            try_next=f"remove {path} to have the image built again",
+        ) from error
+
+
+def verify_digest(path: Path, expected: str, *, what: str, remedy: str) -> None:
+    """Raises VerifyError if `path` is gone or its SHA-256 is not `expected`."""
+    if not path.exists():
+        raise VerifyError(f"{what} is gone: {path}", try_next=remedy)
+    found = sha256(path)
+    if found != expected:
+        raise VerifyError(
+            f"{what} was changed after it was built",
+            details=[("file", str(path)), ("expected", f"sha256 {expected}"), ("found", f"sha256 {found}")],
+            try_next=f"remove {path} and run: {remedy}",
+        )

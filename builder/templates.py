@@ -1,0 +1,47 @@
+"""jinja2 templates: an undefined variable is an error, with the template's line."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from builder.errors import ConfigError, Problem
+
+_PACKAGE = Path(__file__).parent
+
+
+def shared(name: str) -> Path:
+    """A folder that golden carries: `kickstarts`, `spec-templates`, `repo`. In a wheel it is inside the package."""
+    packed = _PACKAGE / "share" / name
+    return packed if packed.is_dir() else _PACKAGE.parent / name
+
+
+def render(folders: Path | Sequence[Path], template: str, **variables: Any) -> str:
+    """Render `template` from the first of `folders` that has it; what it includes is looked for likewise.
+
+    Raises ConfigError naming file and line of what is undefined or wrong.
+    """
+    searched = [folders] if isinstance(folders, Path) else list(folders)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(searched),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    try:
+        return environment.get_template(template).render(**variables)
+    except jinja2.TemplateSyntaxError as error:
+        problem = Problem(error.filename or template, error.message or "syntax error", error.lineno)
+    except jinja2.TemplateNotFound as error:
+        problem = Problem(" or ".join(map(str, searched)), f"there is no template '{error.name}'")
+    except jinja2.TemplateError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        inside = [f for f in frames if any(Path(f.filename).is_relative_to(folder) for folder in searched)]
+        place = inside[-1] if inside else None
+        problem = Problem(place.filename if place else template, error.message or "", place.lineno if place else None)
+    raise ConfigError(f"the template '{template}' could not be rendered", problems=[problem])

@@ -1,0 +1,174 @@
+"""libguestfs: work in a guest's file system without the guest running, one start of its appliance per call."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from builder import run
+from builder.errors import ToolError, VerifyError
+from builder.model import Frozen
+from builder.tools import proxies
+from builder.units import MIB
+
+# Where libguestfs' appliance reaches the host's loopback. Source: guestfs(3), "set-network"; measured.
+HOST = "169.254.2.2"
+
+_OUTPUT_MAGIC = "golden-output-disk"
+_OUTPUT_BYTES = 256 * MIB
+_LARGEST_FILE = 64 * MIB
+_START_TIMEOUT_S = 120
+_RUNNING = re.compile(r"^\[ *[0-9.]+\] (.*)$")
+
+
+class Operation(Frozen):
+    """A shell script run as root in the guest's file system. name: unique in its call; it names file and error."""
+
+    name: str
+    script: str
+    timeout_s: float
+
+
+def environment(*, is_kvm: bool) -> dict[str, str]:
+    """Variables for every libguestfs program: no libvirt in between, and emulation where KVM is not proven."""
+    return {"LIBGUESTFS_BACKEND": "direct"} | ({} if is_kvm else {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"})
+
+
+def write_scripts(operations: Sequence[Operation], folder: Path) -> None:
+    """The operations' scripts as files in `folder`, where `argv` expects them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for operation in operations:
+        path = _script(operation, folder)
+        # Nobody else may read it, not even for a moment: one of them may hold the hash of a password.
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o700)
+        path.write_text(f"#!/bin/sh\nset -eu\n{operation.script}", encoding="utf-8")
+
+
+def argv(
+    operations: Sequence[Operation], *, disk: Path, output: Path, scripts: Path, more: Sequence[Path] = ()
+) -> list[str | Path]:
+    """The command for `operations`, in order. output: the raw disk that the guest may leave files on. more: others."""
+    runs = [word for operation in operations for word in ("--run", _script(operation, scripts))]
+    return [
+        "virt-customize",
+        *("--format", "qcow2", "--add", disk),
+        *(word for raw in (output, *more) for word in ("--format", "raw", "--add", raw)),
+        *("--memsize", "1536", "--smp", "2"),
+        *runs,
+        "--selinux-relabel",
+    ]
+
+
+def customize(
+    operations: Sequence[Operation],
+    *,
+    disk: Path,
+    output: Path,
+    scripts: Path,
+    more: Sequence[Path] = (),
+    why: str,
+    log: Path,
+    is_kvm: bool,
+    time_factor: float,
+    note: Callable[[str], None],
+) -> None:
+    """Run `operations` on `disk` in one start of the appliance; `note` hears which one is at work.
+
+    time_factor: what the operations' time limits are multiplied by. Raises ToolError naming the operation.
+    """
+    write_scripts(operations, scripts)
+    make_output_disk(output)
+    limit_s = (_START_TIMEOUT_S + sum(operation.timeout_s for operation in operations)) * time_factor
+    follower = _Follower(log, note)
+    try:
+        run.run(
+            argv(operations, disk=disk, output=output, scripts=scripts, more=more),
+            why=why,
+            timeout_s=limit_s,
+            log=log,
+            # virt-customize hands these on to what it runs in the guest.
+            env=environment(is_kvm=is_kvm) | proxies.for_guest(HOST, with_passwords=True),
+            watch=follower.poll,
+        )
+    except ToolError as error:
+        follower.poll()
+        if follower.last:
+            error.details.insert(0, ("during", follower.last))
+        raise
+
+
+def make_output_disk(path: Path) -> None:
+    """A sparse raw disk for files from the guest; marked, so that the guest finds it whatever its name is there."""
+    with path.open("wb") as stream:
+        stream.write(_OUTPUT_MAGIC.encode())
+        stream.truncate(_OUTPUT_BYTES)
+
+
+def output_disk_command(path: Path) -> str:
+    """What `make_output_disk` does, as a line for a shell."""
+    quoted = shlex.quote(str(path))
+    return f"printf {_OUTPUT_MAGIC} > {quoted} && truncate --size={_OUTPUT_BYTES} {quoted}"
+
+
+def save_to_output_disk(folder: str) -> str:
+    """Shell lines for the guest that put `folder`'s files on the output disk; read them with `read_output_disk`."""
+    return f"""\
+output=
+for device in /dev/sd[a-z] /dev/vd[a-z]; do
+    [ -b "$device" ] || continue
+    [ "$(head -c {len(_OUTPUT_MAGIC)} "$device" | tr -d '\\0')" = {_OUTPUT_MAGIC} ] && output=$device
+done
+[ -n "$output" ] || {{ echo "golden: the output disk is not there" >&2; exit 1; }}
+tar -cf "$output" -C {folder} .
+"""
+
+
+def read_output_disk(path: Path) -> dict[str, bytes]:
+    """The files that the guest left, by name.
+
+    The guest is not trusted: nothing is mounted or unpacked, and no file is read beyond 64 MiB.
+    Raises VerifyError if the guest left none.
+    """
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            for member in archive:
+                stream = archive.extractfile(member) if member.isreg() else None
+                if stream is not None:
+                    files[member.name.removeprefix("./")] = stream.read(_LARGEST_FILE)
+    except tarfile.TarError as error:
+        raise VerifyError(f"the guest left nothing readable on its output disk: {error}", log=path) from error
+    return files
+
+
+def _script(operation: Operation, folder: Path) -> Path:
+    return folder / f"{operation.name}.sh"
+
+
+class _Follower:
+    """Passes on what virt-customize says it is doing. last: the last such line."""
+
+    def __init__(self, log: Path, note: Callable[[str], None]) -> None:
+        self._log = log
+        self._note = note
+        self._offset = log.stat().st_size if log.exists() else 0
+        self.last = ""
+
+    def poll(self) -> None:
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as stream:
+            stream.seek(self._offset)
+            data = stream.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        for line in io.StringIO(complete.decode(errors="replace")):
+            match = _RUNNING.match(line.strip())
+            if match:
+                self.last = match[1]
+                self._note(self.last)

@@ -1,0 +1,219 @@
+"""libvirt: machines started, watched and surely stopped. Nothing else imports libvirt-python."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import libvirt
+
+from builder import run
+from builder.errors import HostError, ToolError
+
+_POLL_S = 0.2
+
+# Undefining fails while any of these is left, and without its domain none of them is of use.
+_UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+
+
+class PortTaken(ToolError):
+    """Another process took the forwarded port between asking for a free one and QEMU's start. Ask for another."""
+
+
+class Domain:
+    """One machine, running or only defined."""
+
+    def __init__(self, handle: libvirt.virDomain) -> None:
+        self._handle = handle
+        self.name: str = handle.name()
+
+    def is_off(self) -> bool:
+        """Also true when libvirt does not know it any more: a transient one is forgotten when it ends."""
+        with _asking(f"look at the domain '{self.name}'"):
+            try:
+                return not self._handle.isActive()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return True
+                raise
+
+    def wait_until_off(self, timeout_s: float) -> None:
+        """timeout_s: seconds. Raises ToolError if the machine is still on then."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_off():
+            if time.monotonic() >= deadline:
+                raise ToolError(f"the machine '{self.name}' is still on after {timeout_s:.0f} s")
+            time.sleep(_POLL_S)
+
+    def xml(self) -> str:
+        with _asking(f"read the definition of '{self.name}'"):
+            return str(self._handle.XMLDesc())
+
+    def start(self) -> None:
+        """Start a defined machine. Raises PortTaken or ToolError."""
+        with _asking(f"start the machine '{self.name}'"):
+            self._handle.create()
+
+    def destroy(self) -> None:
+        """Switch the machine off, as by pulling its plug. Nothing happens if it is off."""
+        with _asking(f"switch off the machine '{self.name}'"), _unless(libvirt.VIR_ERR_OPERATION_INVALID):
+            self._handle.destroy()
+
+    def remove(self) -> None:
+        """Switch the machine off and make libvirt forget it. Its disks stay."""
+        self.destroy()
+        with _asking(f"undefine the machine '{self.name}'"), _unless(libvirt.VIR_ERR_OPERATION_INVALID):
+            if self._handle.isPersistent():
+                self._handle.undefineFlags(_UNDEFINE)
+
+
+class Connection:
+    """One connection to libvirt; a context manager. Made by `connect`."""
+
+    def __init__(self, handle: libvirt.virConnect) -> None:
+        self._handle = handle
+        self.uri: str = handle.getURI()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self._handle.close()
+
+    @contextlib.contextmanager
+    def running(self, domain_xml: str) -> Iterator[Domain]:
+        """A throw-away machine: on inside the block, gone after it, however the block ends.
+
+        AUTODESTROY: libvirt also ends it when this process dies, by `kill -9` too.
+        domain_xml: must hold a UUID; it is how the machine is found again if an interrupt came between its start
+        and this function hearing of it. Raises PortTaken or ToolError.
+        """
+        uuid = ET.fromstring(domain_xml).findtext("uuid")
+        if uuid is None:
+            raise ValueError("a throw-away domain needs a UUID")
+        flags = libvirt.VIR_DOMAIN_START_AUTODESTROY | libvirt.VIR_DOMAIN_START_VALIDATE
+        try:
+            with _asking("start a throw-away machine"):
+                handle = self._handle.createXML(domain_xml, flags)
+            yield Domain(handle)
+        finally:
+            with _unless(libvirt.VIR_ERR_NO_DOMAIN):
+                Domain(self._handle.lookupByUUIDString(uuid)).destroy()
+
+    def define(self, domain_xml: str) -> Domain:
+        """Make libvirt know a machine, switched off. Raises ToolError, also if another has its name."""
+        with _asking("define a machine"):
+            return Domain(self._handle.defineXMLFlags(domain_xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
+
+    def find(self, name: str) -> Domain | None:
+        with _asking(f"look for the domain '{name}'"), _unless(libvirt.VIR_ERR_NO_DOMAIN):
+            return Domain(self._handle.lookupByName(name))
+        return None
+
+    def domains(self) -> list[Domain]:
+        """All that libvirt knows, running or not, golden's or not."""
+        with _asking("list the domains"):
+            return [Domain(handle) for handle in self._handle.listAllDomains()]
+
+    def destroy_matching(self, is_left_over: Callable[[Domain], bool]) -> list[str]:
+        """Remove each domain that `is_left_over`, and return their names.
+
+        For what a killed golden left. The caller holds the lock that proves no living golden owns them; it tells
+        them by their names or by `domain.read_label` of their XML.
+        """
+        found = [domain for domain in self.domains() if is_left_over(domain)]
+        for domain in found:
+            domain.remove()
+        return [domain.name for domain in found]
+
+    def versions(self) -> dict[str, str]:
+        """Of libvirt's daemon and of the QEMU that it uses; "9.0.0"."""
+        with _asking("ask libvirt for versions"):
+            return {"libvirt": _dotted(self._handle.getLibVersion()), "qemu": _dotted(self._handle.getVersion())}
+
+    def qemu_user(self) -> tuple[int, int] | None:
+        """User and group id that QEMU runs as, or None where that is the user who asks (`qemu:///session`).
+
+        Source: formatcaps, `<secmodel>`; a base label is written "+64055:+109".
+        """
+        with _asking("ask libvirt for its capabilities"):
+            capabilities = ET.fromstring(self._handle.getCapabilities())
+        for model in capabilities.iterfind("host/secmodel"):
+            label = model.findtext("baselabel")
+            if model.findtext("model") == "dac" and label:
+                user, group = (int(part.removeprefix("+")) for part in label.split(":"))
+                return user, group
+        return None
+
+
+def default_uri() -> str:
+    """`GOLDEN_LIBVIRT_URI`, else the system's libvirt for root and the user's own for everybody else.
+
+    Not libvirt's own default: that is `qemu:///session` for anybody who may not use the system's, silently.
+    """
+    return os.environ.get("GOLDEN_LIBVIRT_URI") or ("qemu:///system" if os.geteuid() == 0 else "qemu:///session")
+
+
+def connect(uri: str | None = None) -> Connection:
+    """Raises HostError with what to type next if libvirt does not answer."""
+    # libvirt prints each error to standard error by itself, also those that are expected here.
+    libvirt.registerErrorHandler(_print_nothing, None)
+    wanted = uri or default_uri()
+    try:
+        return Connection(libvirt.open(wanted))
+    except libvirt.libvirtError as error:
+        raise HostError(
+            f"libvirt is not reachable at {wanted}",
+            details=[("reason", error.get_error_message() or str(error))],
+            try_next=_how_to_start(),
+        ) from error
+
+
+def _print_nothing(_context: object, _error: object) -> None:
+    pass
+
+
+def _how_to_start() -> str:
+    if not run.has_program("libvirtd") and not run.has_program("virtqemud"):
+        return run.how_to_install("libvirtd")
+    daemon = "libvirtd" if run.has_program("libvirtd") else "virtqemud"
+    # sd_booted(3): this directory is there if and only if systemd is the init system.
+    return f"systemctl start {daemon}" if Path("/run/systemd/system").is_dir() else f"virtlogd -d && {daemon} -d"
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Iterator[None]:
+    """Turns libvirt's errors into golden's."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        message = error.get_error_message() or str(error)
+        # QEMU has no error code for it; the text is from net/slirp.c.
+        kind = PortTaken if "Could not set up host forwarding rule" in message else ToolError
+        raise kind(f"could not {what}", details=[("libvirt", message)]) from error
+
+
+@contextlib.contextmanager
+def _unless(code: int) -> Iterator[None]:
+    """Passes over libvirt's error `code`: what was to be done is so already. A vanished domain is always that."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in (code, libvirt.VIR_ERR_NO_DOMAIN):
+            raise
+
+
+def _dotted(number: int) -> str:
+    """libvirt's 9002003 is 9.2.3. Source: virConnectGetVersion."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

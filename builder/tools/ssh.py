@@ -1,0 +1,184 @@
+"""OpenSSH to golden's own machines: wait until one answers, run scripts there, make keys."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from builder import run
+from builder.errors import ToolError
+from builder.model import Frozen
+
+_POLL_S = 0.2
+
+# One try at the banner: short at first, as a connection made while the guest has no address yet wakes up late, if at
+# all; then longer, as the first sshd of a guest under TCG takes seconds to start, and each try costs it a process.
+_BANNER_FIRST_S, _BANNER_LAST_S, _BANNER_GROWTH = 2.0, 10.0, 1.5
+
+# The whole of a login, once there is a banner: key exchange under TCG beside other machines takes seconds.
+_LOGIN_S = 60
+
+# A key may be refused for a moment, while the guest is still putting it in place.
+_REFUSED_GRACE_S = 10.0
+
+
+class Target(Frozen):
+    """Where a machine's sshd is, seen from here. key: the private key's file."""
+
+    port: int
+    key: Path
+    host: str = "127.0.0.1"
+    user: str = "root"
+
+
+def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]:
+    """The argv for `remote`, a command and its words, or for a login if there is none.
+
+    No user's configuration and no known hosts: the machine behind a forwarded port is another one each time, and
+    was made here. The words are quoted, as sshd hands one line to the user's shell.
+    """
+    argv: list[str | Path] = ["ssh", "-F", "/dev/null", "-p", str(target.port), "-i", target.key]
+    for option in (
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        f"ConnectTimeout={_LOGIN_S}",
+        "ServerAliveInterval=15",
+        "ServerAliveCountMax=8",
+        "LogLevel=ERROR",
+    ):
+        argv += ["-o", option]
+    if tty:
+        argv.append("-t")
+    argv += ["-l", target.user, target.host]
+    return [*argv, "--", shlex.join(remote)] if remote else argv
+
+
+def run_script(
+    target: Target,
+    script: str,
+    *,
+    why: str,
+    timeout_s: float,
+    log: Path,
+    watch: Callable[[], None] | None = None,
+) -> None:
+    """Run `script` by the guest's sh; it ends at the first command that fails. Output goes to `log`.
+
+    timeout_s: seconds for the whole script. watch: as in `run.run`. Raises ToolError.
+    """
+    run.run(command(target, "sh", "-euc", script), why=why, timeout_s=timeout_s, log=log, watch=watch)
+
+
+def wait_until_answers(
+    target: Target,
+    *,
+    timeout_s: float,
+    is_alive: Callable[[], bool],
+    note: Callable[[str], None],
+    but_not_boot: str | None = None,
+) -> float:
+    """Poll until a command runs on the machine; returns the seconds that it took.
+
+    but_not_boot: an answer from the boot of this id does not count: the machine has not gone down yet.
+    is_alive: whether the machine is on; once it is not, waiting ends. note: told why there is no answer yet.
+    Raises ToolError with the last reason when the machine is gone, the key stays refused, or after timeout_s.
+    """
+    begin = time.monotonic()
+    banner_s, refused_since, reason = _BANNER_FIRST_S, None, "not tried yet"
+    while True:
+        now = time.monotonic()
+        if not is_alive():
+            raise _no_answer(target, "the machine went off", reason)
+        if now - begin >= timeout_s:
+            raise _no_answer(target, f"no answer within {timeout_s:.0f} s", reason)
+        left_s = timeout_s - (now - begin)
+        new_reason = _no_banner(target, limit_s=min(banner_s, left_s), is_alive=is_alive)
+        banner_s = min(_BANNER_LAST_S, banner_s * _BANNER_GROWTH)
+        if new_reason is None:
+            new_reason = _no_login(target, limit_s=min(2 * _LOGIN_S, left_s), but_not_boot=but_not_boot)
+            if new_reason is None:
+                return time.monotonic() - begin
+        reason = new_reason
+        note(reason)
+        if not _is_refusal(reason):
+            refused_since = None
+        elif refused_since is None:
+            refused_since = time.monotonic()
+        elif time.monotonic() - refused_since >= _REFUSED_GRACE_S:
+            raise _no_answer(target, f"the key {target.key} is refused", reason)
+        time.sleep(_POLL_S)
+
+
+def make_key(path: Path, *, comment: str) -> None:
+    """A new ed25519 key pair without a passphrase: `path` (0600) and `path`.pub. The private key appears last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    public, part_public = (file.with_name(f"{file.name}.pub") for file in (path, part))
+    try:
+        # ssh-keygen asks before it overwrites.
+        part.unlink(missing_ok=True)
+        run.query(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", part],
+            why=f"make the SSH key {path}",
+        )
+        part_public.rename(public)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+        part_public.unlink(missing_ok=True)
+
+
+def _no_banner(target: Target, *, limit_s: float, is_alive: Callable[[], bool]) -> str | None:
+    """Why there is no sshd at the port, or None if one says its name.
+
+    Asked without ssh, which would wait a whole login's time: QEMU takes connections long before the guest does.
+    """
+    deadline = time.monotonic() + limit_s
+    try:
+        with socket.create_connection((target.host, target.port), timeout=max(limit_s, _POLL_S)) as connection:
+            connection.settimeout(_POLL_S)
+            while time.monotonic() < deadline and is_alive():
+                with contextlib.suppress(TimeoutError):
+                    first = connection.recv(4)
+                    return None if first == b"SSH-" else "the connection is closed: sshd is not up yet"
+            return "connected, but no sshd says its name: the guest has no network yet"
+    except ConnectionRefusedError:
+        return f"port {target.port} is closed"
+    except OSError as error:
+        return f"no connection to port {target.port}: {error.strerror or error}"
+
+
+def boot_id(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str:
+    """What tells one boot of a machine from the next. Raises ToolError. Source: random(4), "boot_id"."""
+    answer = run.query(
+        command(target, "cat", "/proc/sys/kernel/random/boot_id"), why="log in to the machine", timeout_s=timeout_s
+    )
+    return answer.strip()
+
+
+def _no_login(target: Target, *, limit_s: float, but_not_boot: str | None) -> str | None:
+    """Why a command does not run there, or None if one does."""
+    try:
+        if boot_id(target, timeout_s=limit_s) == but_not_boot:
+            return "the machine has not gone down yet"
+    except ToolError as error:
+        found = dict(error.details)
+        last = found["output"].splitlines()[-1]
+        return found["end"] if last == "(none)" else last
+    return None
+
+
+def _is_refusal(reason: str) -> bool:
+    return "Permission denied" in reason
+
+
+def _no_answer(target: Target, what: str, reason: str) -> ToolError:
+    return ToolError(
+        f"the machine at port {target.port} cannot be reached over SSH: {what}", details=[("last seen", reason)]
+    )

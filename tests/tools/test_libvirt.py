@@ -1,0 +1,252 @@
+"""The real libvirt, with tiny machines that have no operating system: their firmware looks for one for ever.
+
+Needs a running libvirtd; without one these tests fail with libvirt's message and what to type.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.errors import HostError, Interrupted, ToolError
+from builder.tools import qemu_img
+from builder.tools.domain import Disk, Label, Machine, domain_xml, read_label
+from builder.tools.free_port import free_port
+from builder.tools.libvirt import Connection, Domain, PortTaken, connect
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[Connection]:
+    with connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def machine(open_path: Path) -> Machine:
+    base, upper, top = (open_path / f"{name}.qcow2" for name in ("base", "upper", "top"))
+    qemu_img.create(base, 1024**2)
+    qemu_img.create_overlay(upper, base)
+    qemu_img.create_overlay(top, upper)
+    for parent in (base, upper):
+        parent.chmod(0o444)
+    return Machine(
+        name=f"golden-test-{uuid.uuid4().hex[:12]}",
+        uuid=str(uuid.uuid4()),
+        label=Label(purpose="build", owner_pid=os.getpid(), work=open_path),
+        accelerator="tcg",
+        memory_mib=64,
+        cpus=1,
+        disks=(Disk(chain=(top, upper, base)),),
+        ssh_port=free_port(),
+        console_log=open_path / "console.log",
+    )
+
+
+def is_known(connection: Connection, machine: Machine) -> bool:
+    return connection.find(machine.name) is not None
+
+
+def test_a_machine_is_on_inside_the_block_and_gone_after_it(connection: Connection, machine: Machine) -> None:
+    with connection.running(domain_xml(machine)) as domain:
+        assert not domain.is_off()
+        assert machine.name in [known.name for known in connection.domains()]
+        assert read_label(domain.xml()) == machine.label
+        with socket.create_connection(("127.0.0.1", machine.ssh_port), timeout=5):
+            pass
+        assert machine.console_log.exists()
+    assert domain.is_off()
+    domain.wait_until_off(0)
+    assert not is_known(connection, machine)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Interrupted])
+def test_a_machine_is_gone_whatever_ends_the_block(
+    connection: Connection, machine: Machine, error: type[BaseException]
+) -> None:
+    with pytest.raises(error), connection.running(domain_xml(machine)):
+        raise error
+    assert not is_known(connection, machine)
+
+
+def test_an_interrupt_before_anybody_heard_of_the_start_leaves_no_machine(
+    connection: Connection, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, calls = Domain.__init__, []
+
+    def interrupted_once(domain: Domain, handle: object) -> None:
+        calls.append(handle)
+        if len(calls) == 1:
+            raise Interrupted
+        make(domain, handle)
+
+    monkeypatch.setattr(Domain, "__init__", interrupted_once)
+    with pytest.raises(Interrupted), connection.running(domain_xml(machine)):
+        pytest.fail("the block was entered")
+    monkeypatch.undo()
+    assert not is_known(connection, machine)
+
+
+def test_a_machine_ends_with_a_process_that_is_killed(connection: Connection, machine: Machine) -> None:
+    script = """if True:
+        import sys
+        from builder.tools.libvirt import connect
+        with connect() as connection, connection.running(sys.stdin.read()):
+            print("on", flush=True)
+            sys.stdout.close()
+            import signal; signal.pause()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdin is not None and owner.stdout is not None
+        owner.stdin.write(domain_xml(machine))
+        owner.stdin.close()
+        assert owner.stdout.readline() == "on\n"
+        domain = connection.find(machine.name)
+        owner.send_signal(signal.SIGKILL)
+    assert domain is not None
+    domain.wait_until_off(20)
+
+
+def test_parents_keep_their_owner_and_mode(connection: Connection, machine: Machine) -> None:
+    parents = machine.disks[0].chain[1:]
+
+    def facts() -> list[tuple[int, ...]]:
+        found = [path.stat() for path in parents]
+        return [(s.st_uid, s.st_gid, s.st_mode, s.st_ctime_ns, s.st_mtime_ns) for s in found]
+
+    before = facts()
+    with connection.running(domain_xml(machine)):
+        assert facts() == before
+        user = connection.qemu_user()
+        if user is not None:
+            top = machine.disks[0].chain[0].stat()
+            assert (top.st_uid, top.st_gid) == user
+    assert facts() == before
+
+
+def test_one_that_stays_on_is_not_waited_for_beyond_the_limit(connection: Connection, machine: Machine) -> None:
+    with (
+        connection.running(domain_xml(machine)) as domain,
+        pytest.raises(ToolError, match=f"the machine '{machine.name}' is still on after 0 s"),
+    ):
+        domain.wait_until_off(0.3)
+
+
+def test_a_port_that_is_taken_is_told_apart(connection: Connection, machine: Machine) -> None:
+    with (
+        socket.create_server(("127.0.0.1", machine.ssh_port)),
+        pytest.raises(PortTaken, match="could not start a throw-away machine"),
+        connection.running(domain_xml(machine)),
+    ):
+        pytest.fail("the machine started")
+    assert not is_known(connection, machine)
+
+
+def test_one_that_cannot_start_says_what_libvirt_says(
+    connection: Connection, machine: Machine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    machine.disks[0].chain[-1].unlink()
+    with (
+        pytest.raises(ToolError, match="could not start a throw-away machine") as caught,
+        connection.running(domain_xml(machine)),
+    ):
+        pytest.fail("the machine started")
+    assert "base.qcow2" in dict(caught.value.details)["libvirt"]
+    assert not is_known(connection, machine)
+    assert capfd.readouterr().err == ""
+
+
+def test_xml_that_libvirt_does_not_know_is_refused(connection: Connection, machine: Machine) -> None:
+    wrong = domain_xml(machine).replace("on_crash", "on_krash")
+    with pytest.raises(ToolError, match="could not define a machine"):
+        connection.define(wrong)
+
+
+def test_a_second_machine_of_a_name_does_not_cost_the_first(connection: Connection, machine: Machine) -> None:
+    second = machine.model_copy(update={"uuid": str(uuid.uuid4()), "disks": (), "ssh_port": free_port()})
+    with connection.running(domain_xml(machine)) as first:
+        with (
+            pytest.raises(ToolError, match="could not start a throw-away machine"),
+            connection.running(domain_xml(second)),
+        ):
+            pytest.fail("the second started")
+        assert not first.is_off()
+
+
+def test_a_defined_machine_stays_until_it_is_removed(connection: Connection, machine: Machine) -> None:
+    domain = connection.define(domain_xml(machine))
+    try:
+        assert domain.is_off()
+        domain.start()
+        assert not domain.is_off()
+        domain.destroy()
+        domain.destroy()
+        assert domain.is_off()
+        assert is_known(connection, machine)
+        domain.start()
+    finally:
+        domain.remove()
+    domain.remove()
+    assert not is_known(connection, machine)
+
+
+def test_what_a_killed_golden_left_is_found_by_its_label(connection: Connection, machine: Machine) -> None:
+    domain = connection.define(domain_xml(machine))
+    try:
+        domain.start()
+        removed = connection.destroy_matching(
+            lambda known: (label := read_label(known.xml())) is not None and label.work == machine.label.work
+        )
+        assert removed == [machine.name]
+        assert not is_known(connection, machine)
+    finally:
+        domain.remove()
+
+
+def test_versions_are_told(connection: Connection) -> None:
+    versions = connection.versions()
+    assert sorted(versions) == ["libvirt", "qemu"]
+    assert all(version.count(".") == 2 for version in versions.values())
+
+
+def test_a_libvirt_that_does_not_answer_is_a_lack_of_this_machine(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(HostError, match=r"libvirt is not reachable at qemu\+unix") as caught:
+        connect(f"qemu+unix:///system?socket={tmp_path}/none")
+    assert caught.value.try_next in ("systemctl start libvirtd", "virtlogd -d && libvirtd -d")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("arch", "firmware"), [("x86_64", "uefi"), ("aarch64", "uefi")])
+def test_libvirt_takes_machines_of_every_architecture_and_firmware(
+    connection: Connection, machine: Machine, arch: str, firmware: str
+) -> None:
+    other = machine.model_copy(update={"arch": arch, "firmware": firmware, "memory_mib": 256})
+    domain = connection.define(domain_xml(other))
+    try:
+        assert read_label(domain.xml()) == other.label
+    finally:
+        domain.remove()
+    assert not is_known(connection, machine)
+
+
+def test_a_uefi_machine_starts_and_leaves_nothing_outside_its_folder(
+    connection: Connection, machine: Machine, open_path: Path
+) -> None:
+    uefi = machine.model_copy(update={"firmware": "uefi", "memory_mib": 256})
+    with connection.running(domain_xml(uefi)) as domain:
+        assert not domain.is_off()
+        assert (open_path / "nvram.fd").stat().st_size > 0
+        assert "secboot" not in domain.xml()
+    assert not is_known(connection, machine)
+    assert not list(Path("/var/lib/libvirt/qemu/nvram").glob(f"{machine.name}*"))

@@ -1,0 +1,189 @@
+"""The host's package cache, between a real web server and real clients."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import createrepo_c
+import pytest
+import requests
+
+from builder.run import query
+from builder.tools.package_cache import caching
+from builder.tools.webserver import Server, listening
+
+
+@dataclass
+class Upstream:
+    """A server that counts. answers: path -> status of each request, in order."""
+
+    folder: Path
+    url: str = ""
+    answers: dict[str, list[int]] = field(default_factory=dict)
+    cut_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Counting(SimpleHTTPRequestHandler):
+    def __init__(self, upstream: Upstream, *args: Any) -> None:
+        self._upstream = upstream
+        super().__init__(*args, directory=str(upstream.folder))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        with self._upstream.lock:
+            self._upstream.answers.setdefault(self.path, []).append(int(code))
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        data = source.read()
+        outputfile.write(data[: len(data) - self._upstream.cut_bytes])
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Iterator[Upstream]:
+    folder = tmp_path / "upstream"
+    (folder / "repodata").mkdir(parents=True)
+    (folder / "Packages").mkdir()
+    (folder / "Packages" / "a b+1.rpm").write_bytes(b"package" * 1000)
+    (folder / "repodata" / "repomd.xml").write_text("one")
+    made = Upstream(folder)
+    with listening(partial(_Counting, made), what="a test") as server:
+        made.url = server.url
+        yield made
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def get(server: Server, path: str, status: int = 200) -> bytes:
+    answer = requests.get(f"{server.url}/{path}", timeout=20)
+    assert answer.status_code == status, answer.text
+    return answer.content
+
+
+def change(path: Path, text: str, *, after_s: float) -> None:
+    """New bytes at a new time: the server tells by whole seconds."""
+    path.write_text(text)
+    later = time.time() + after_s
+    os.utime(path, (later, later))
+
+
+RPM = "Packages/a%20b%2B1.rpm"
+
+
+def night(upstream: Upstream, cache: Path) -> bytes:
+    """One build's worth of requests, through a cache of its own process."""
+    with caching(upstream.url, cache=cache) as server:
+        get(server, "repodata/repomd.xml")
+        return get(server, RPM)
+
+
+def test_a_package_is_downloaded_once_for_all_builds(upstream: Upstream, cache: Path) -> None:
+    assert night(upstream, cache) == night(upstream, cache) == night(upstream, cache) == b"package" * 1000
+    assert upstream.answers["/" + RPM] == [200]
+    assert upstream.answers["/repodata/repomd.xml"] == [200, 304, 304]
+
+
+def test_many_at_once_download_once(upstream: Upstream, cache: Path) -> None:
+    with caching(upstream.url, cache=cache) as server, ThreadPoolExecutor(8) as pool:
+        get(server, "repodata/repomd.xml")
+        assert set(pool.map(lambda _: get(server, RPM), range(16))) == {b"package" * 1000}
+    assert upstream.answers["/" + RPM] == [200]
+
+
+def test_a_changed_repository_has_its_packages_asked_for_again(upstream: Upstream, cache: Path) -> None:
+    night(upstream, cache)
+    change(upstream.folder / "repodata" / "repomd.xml", "two", after_s=10)
+    night(upstream, cache)
+    night(upstream, cache)
+    assert upstream.answers["/" + RPM] == [200, 304]
+    change(upstream.folder / "repodata" / "repomd.xml", "three", after_s=20)
+    change(upstream.folder / "Packages" / "a b+1.rpm", "rebuilt under its old name", after_s=20)
+    assert night(upstream, cache) == b"rebuilt under its old name"
+
+
+def test_a_damaged_file_is_downloaded_again(upstream: Upstream, cache: Path) -> None:
+    night(upstream, cache)
+    (file,) = cache.glob("*/Packages/a b+1.rpm")
+    file.write_bytes(b"packagE" * 1000)
+    assert night(upstream, cache) == b"package" * 1000
+    assert upstream.answers["/" + RPM] == [200, 200]
+
+
+def test_a_file_that_came_cut_short_is_refused_and_not_kept(upstream: Upstream, cache: Path) -> None:
+    upstream.cut_bytes = 1
+    with caching(upstream.url, cache=cache) as server:
+        answer = requests.get(f"{server.url}/{RPM}", timeout=20)
+    assert (answer.status_code, "cut short" in answer.reason or "IncompleteRead" in answer.reason) == (502, True)
+    assert [path for path in cache.rglob("*") if path.suffix in (".rpm", ".part")] == []
+
+
+def test_what_the_upstream_refuses_is_refused(upstream: Upstream, cache: Path) -> None:
+    with caching(upstream.url, cache=cache) as server:
+        get(server, "Packages/none.rpm", status=404)
+        get(server, "..%2f..%2fsecret", status=404)
+        get(server, ".hidden", status=404)
+
+
+def test_an_upstream_that_is_gone_is_named(tmp_path: Path, cache: Path) -> None:
+    with listening(partial(_Counting, Upstream(tmp_path)), what="a test") as gone:
+        pass
+    with caching(gone.url, cache=cache) as server:
+        answer = requests.get(f"{server.url}/repodata/repomd.xml", timeout=20)
+    assert answer.status_code == 502
+    assert answer.reason.startswith(f"{gone.url} does not answer")
+
+
+def test_what_nobody_asked_for_in_a_month_is_removed(upstream: Upstream, cache: Path) -> None:
+    night(upstream, cache)
+    (file,) = cache.glob("*/Packages/a b+1.rpm")
+    long_ago = time.time() - 31 * 86400
+    os.utime(file, (long_ago, long_ago))
+    with caching(upstream.url, cache=cache):
+        assert not file.exists()
+        assert list(cache.glob("*/repodata/repomd.xml"))
+
+
+def test_dnf_installs_through_it(tmp_path: Path, upstream: Upstream, cache: Path) -> None:
+    """The real dnf, twice, from a repository made by the real tools; the second time without a download."""
+    spec = tmp_path / "tiny.spec"
+    spec.write_text(
+        "Name: tiny\nVersion: 1\nRelease: 1\nSummary: s\nLicense: MIT\nBuildArch: noarch\n"
+        "%description\n-\n%install\nmkdir -p %{buildroot}/tiny\n%files\n/tiny\n"
+    )
+    packages = upstream.folder / "Packages"
+    macros = ["--define", f"_topdir {tmp_path / 'rpm'}", "--define", f"_rpmdir {packages}"]
+    query(["rpmbuild", "-bb", *macros, spec], why="build an RPM")
+    (rpm,) = packages.rglob("tiny*.rpm")
+    href = str(rpm.relative_to(upstream.folder))
+    (upstream.folder / "repodata" / "repomd.xml").unlink()
+    with createrepo_c.RepositoryWriter(str(upstream.folder), num_packages=1) as writer:
+        writer.add_pkg(createrepo_c.package_from_rpm(str(rpm), location_href=href))
+    for turn in ("first", "second"):
+        root = tmp_path / turn
+        with caching(upstream.url, cache=cache) as server:
+            query(
+                [
+                    *("dnf", "-y", f"--installroot={root}", "--releasever=9", "--disableplugin=*"),
+                    *("--setopt=reposdir=/dev/null", f"--setopt=cachedir={tmp_path / turn}-cache"),
+                    *("--setopt=varsdir=/dev/null", "--nogpgcheck", f"--repofrompath=tiny,{server.url}"),
+                    *("install", "tiny"),
+                ],
+                why="install through the cache",
+                timeout_s=120,
+            )
+        assert (root / "tiny").is_dir()
+    assert upstream.answers["/" + href] == [200]

@@ -1,0 +1,167 @@
+"""qemu-img with small real chains: what is made, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builder.errors import ToolError, VerifyError
+from builder.run import query
+from builder.tools import qemu_img
+
+SIZE = 8 * 1024**2
+
+
+def write(disk: Path, *, pattern: int, offset: str, length: str) -> None:
+    query(["qemu-io", "-f", "qcow2", "-c", f"write -q -P {pattern} {offset} {length}", disk], why="write to the disk")
+
+
+def make(path: Path, *words: str | Path) -> Path:
+    query(["qemu-img", "create", "-q", "-f", "qcow2", *words[:-1], path, words[-1]], why="make a strange disk")
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    # A blank and a colon: neither splits an argument nor makes a protocol of the path.
+    folder = tmp_path / "a b:c"
+    folder.mkdir()
+    path = folder / "base-1.qcow2"
+    qemu_img.create(path, SIZE)
+    write(path, pattern=1, offset="0", length="1M")
+    return path
+
+
+@pytest.fixture
+def overlay(base: Path) -> Path:
+    path = base.with_name("overlay.qcow2")
+    qemu_img.create_overlay(path, base)
+    write(path, pattern=2, offset="512k", length="64k")
+    return path
+
+
+def test_an_overlay_stands_on_its_backing_file(base: Path, overlay: Path) -> None:
+    found = qemu_img.info(overlay)
+    assert (found.backing, found.backing_format, found.virtual_bytes) == (base, "qcow2", SIZE)
+    assert [link.path for link in qemu_img.chain(overlay)] == [overlay, base]
+    qemu_img.verify_chain(overlay, [base])
+    qemu_img.check(overlay)
+
+
+def test_a_compressed_layer_names_its_parent_by_file_name_and_holds_its_own_data_alone(
+    base: Path, overlay: Path
+) -> None:
+    layer = base.with_name("layer-1.qcow2")
+    qemu_img.convert_compressed(overlay, layer, backing=base.name, log=base.with_name("log"), timeout_s=60)
+    found = qemu_img.info(layer)
+    assert (found.backing_name, found.backing_format) == (base.name, "qcow2")
+    assert (found.compression, found.cluster_bytes) == ("zstd", 65536)
+    answer = query(["qemu-img", "map", "--output=json", layer], why="see what lies where")
+    own = [part["length"] for part in json.loads(answer) if part["depth"] == 0 and part["data"]]
+    assert own == [65536]
+    query(["qemu-img", "compare", overlay, layer], why="compare the two")
+    # Side by side in another folder, the pair is as good.
+    elsewhere = base.parent.parent / "elsewhere"
+    shutil.copytree(base.parent, elsewhere)
+    qemu_img.verify_chain(elsewhere / layer.name, [elsewhere / base.name])
+
+
+def test_a_compressed_base_has_no_parent(base: Path) -> None:
+    target = base.with_name("base-2.qcow2")
+    qemu_img.convert_compressed(base, target, backing=None, log=base.with_name("log"), timeout_s=60)
+    qemu_img.verify_chain(target, [])
+
+
+def test_another_parent_than_expected_is_refused(base: Path, overlay: Path) -> None:
+    other = shutil.copy(base, base.with_name("other.qcow2"))
+    with pytest.raises(VerifyError, match=r"'overlay.qcow2' does not stand on the files that it should") as caught:
+        qemu_img.verify_chain(overlay, [Path(other)])
+    assert ("found", str(base)) in caught.value.details
+    with pytest.raises(VerifyError, match=r"'overlay.qcow2' does not stand"):
+        qemu_img.verify_chain(overlay, [])
+
+
+def test_a_parent_that_is_gone_is_named(base: Path, overlay: Path) -> None:
+    base.unlink()
+    with pytest.raises(VerifyError, match=r"its backing file is gone: .*/base-1.qcow2"):
+        qemu_img.chain(overlay)
+
+
+def test_a_parent_of_another_format_is_refused(base: Path) -> None:
+    raw = base.with_name("disk.raw")
+    raw.write_bytes(bytes(SIZE))
+    path = make(base.with_name("strange.qcow2"), "-F", "raw", "-b", raw, str(SIZE))
+    with pytest.raises(VerifyError, match="the format of its backing file is given as raw, not qcow2"):
+        qemu_img.chain(path)
+
+
+def test_a_parent_whose_format_qemu_would_have_to_guess_is_refused(overlay: Path) -> None:
+    # The header's extension that gives the format becomes one that nobody knows.
+    content = overlay.read_bytes()
+    overlay.write_bytes(content.replace(b"\xe2\x79\x2a\xca", b"\x12\x34\x56\x78", 1))
+    with pytest.raises(VerifyError, match="the format of its backing file is given as None, not qcow2"):
+        qemu_img.chain(overlay)
+
+
+@pytest.mark.parametrize(
+    "name", ["nbd://127.0.0.1:1/x", 'json:{"driver":"file","filename":"/etc/passwd"}', "fat:rw:/etc"]
+)
+def test_a_parent_that_is_no_plain_file_is_never_opened(base: Path, name: str) -> None:
+    path = make(base.with_name("strange.qcow2"), "-u", "-F", "qcow2", "-b", name, str(SIZE))
+    with pytest.raises(VerifyError, match="its backing file is not a plain file"):
+        qemu_img.chain(path)
+
+
+def test_a_chain_that_goes_in_a_circle_ends(base: Path, overlay: Path) -> None:
+    query(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", overlay, base], why="close the circle")
+    with pytest.raises(VerifyError, match="its chain of backing files is longer than 64"):
+        qemu_img.chain(overlay)
+
+
+def test_a_disk_that_keeps_its_data_elsewhere_is_refused(base: Path) -> None:
+    secret = base.with_name("secret.raw")
+    path = make(base.with_name("strange.qcow2"), "-o", f"data_file={secret}", str(SIZE))
+    for look in (qemu_img.info, qemu_img.check):
+        with pytest.raises(VerifyError, match=r"it keeps its data in another file \(data-file\)"):
+            look(path)
+
+
+def test_what_is_no_qcow2_of_version_3_is_refused(base: Path) -> None:
+    old = make(base.with_name("old.qcow2"), "-o", "compat=0.10", str(SIZE))
+    with pytest.raises(VerifyError, match="it is qcow2 version 2; golden uses version 3"):
+        qemu_img.info(old)
+    for content in (b"", b"QFI\xfb", bytes(SIZE)):
+        old.write_bytes(content)
+        with pytest.raises(VerifyError, match=r"'old.qcow2' is not fit for use: it is not a qcow2 file"):
+            qemu_img.info(old)
+    with pytest.raises(ToolError, match=r"could not read '.*/gone.qcow2': No such file or directory"):
+        qemu_img.info(base.with_name("gone.qcow2"))
+
+
+def test_a_corrupt_table_is_found_by_check(overlay: Path) -> None:
+    # The first entry of the L1 table (its offset is at byte 40 of the header) leads far beyond the file's end.
+    with overlay.open("r+b") as stream:
+        stream.seek(40)
+        table = int.from_bytes(stream.read(8), "big")
+        stream.seek(table)
+        stream.write((0x8000_0000_0000_0000 | (1 << 40)).to_bytes(8, "big"))
+    with pytest.raises(VerifyError, match=r"'overlay.qcow2' is not fit for use: \d+ corruptions"):
+        qemu_img.check(overlay)
+
+
+def test_one_that_says_it_made_an_overlay_and_did_not_is_found_out(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.which("qemu-img")
+    liar = tmp_path / "bin" / "qemu-img"
+    liar.parent.mkdir()
+    # Leaves "-F qcow2 -b BACKING" out, and is content.
+    liar.write_text(f'#!/bin/sh\n[ "$1" = create ] && exec {real} create -q -f qcow2 "$9" 8M\nexec {real} "$@"\n')
+    liar.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{liar.parent}:{os.environ['PATH']}")
+    with pytest.raises(VerifyError, match=r"'x.qcow2' is not fit for use: it was to stand on .*base-1.qcow2"):
+        qemu_img.create_overlay(tmp_path / "x.qcow2", base)

@@ -1,0 +1,85 @@
+"""Domain XML: what is built, compared with golden files, and read back."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from builder.tools.domain import Disk, Label, Machine, domain_xml, read_label
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def make_machine(**changes: object) -> Machine:
+    machine = Machine(
+        name="golden-web1",
+        uuid="0b5c0f4e-6f0a-4c1c-9a35-7d1f8f3c2b11",
+        label=Label(purpose="clone", owner_pid=4711, work=Path("/state/clones/web1")),
+        accelerator="tcg",
+        memory_mib=1536,
+        cpus=2,
+        disks=(
+            Disk(
+                chain=(
+                    Path("/state/clones/web1/disk.qcow2"),
+                    Path("/usr/share/golden/images/sandbox-upgrade-20261121.1.qcow2"),
+                    Path("/usr/share/golden/images/sandbox-base-20261121.1.qcow2"),
+                )
+            ),
+        ),
+        ssh_port=40022,
+        console_log=Path("/state/clones/web1/console.log"),
+    )
+    return machine.model_copy(update=changes)
+
+
+MACHINES = {
+    "clone-tcg": make_machine(),
+    "build-kvm": make_machine(
+        name="golden-build",
+        accelerator="kvm",
+        label=Label(purpose="build", owner_pid=1, work=Path("/state/demo/work/sandbox-base-20261121.1")),
+        disks=(Disk(chain=(Path("/state/a & b/<disk>.qcow2"),)), Disk(chain=(Path("/state/more.qcow2"),))),
+    ),
+}
+MACHINES |= {
+    "clone-uefi": make_machine(firmware="uefi"),
+    "clone-aarch64": make_machine(arch="aarch64", firmware="uefi"),
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_xml_is_as_agreed(name: str) -> None:
+    assert domain_xml(MACHINES[name]) == (GOLDEN / f"domain-{name}.xml").read_text()
+
+
+def test_every_file_of_the_chain_is_listed_and_only_the_top_is_libvirts_to_own() -> None:
+    machine = make_machine()
+    disk = ET.fromstring(domain_xml(machine)).find("devices/disk")
+    assert disk is not None
+    sources = list(disk.iter("source"))
+    assert [Path(source.attrib["file"]) for source in sources] == list(machine.disks[0].chain)
+    assert sources[0].find("seclabel") is None
+    for source in sources[1:]:
+        label = source.find("seclabel")
+        assert label is not None
+        assert label.attrib == {"model": "dac", "relabel": "no"}
+    # The innermost, empty element keeps libvirt from looking into the base.
+    assert [len(element) for element in disk.iter("backingStore")] == [3, 3, 0]
+
+
+def test_the_label_is_read_back() -> None:
+    machine = make_machine()
+    assert read_label(domain_xml(machine)) == machine.label
+
+
+def test_a_domain_of_somebody_else_has_no_label() -> None:
+    assert read_label("<domain><name>x</name><metadata/></domain>") is None
+
+
+def test_machines_differ_in_their_mac() -> None:
+    one, other = make_machine(), make_machine(uuid="0b5c0f4e-6f0a-4c1c-9a35-7d1f8f3c2b12")
+    assert one.mac == "52:54:00:3c:2b:11"
+    assert one.mac != other.mac

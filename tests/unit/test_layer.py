@@ -1,0 +1,189 @@
+"""A recipe's phases, and the commands and scripts that carry it out."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builder import customize, layer, seal
+from builder.config import load
+from builder.layer import Bench, Phase
+from builder.model import Project, Repository
+from builder.steps import Install, Run, Shell, Upgrade
+from builder.tools import guestfs
+
+UPDATES = Repository(name="updates", location="http://169.254.2.2:8000")
+
+TOML = """\
+[project]
+name = "trial"
+[distribution.sandbox]
+inherits = "el9"
+source = { dvd = "sandbox.iso" }
+[image.sandbox-base]
+distribution = "sandbox"
+disk = "4 GiB"
+[image.sandbox-app]
+parent = "sandbox-base"
+steps = [ { install = ["a b", "c"] }, { shell = ["echo 'x'", "true"] } ]
+[image.sandbox-files]
+parent = "sandbox-base"
+steps = [ { write = { "/etc/x" = "y" } }, { ansible = "play/site.yml", vars = { a = 1 } }, { reboot = true } ]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    file = tmp_path / "golden.toml"
+    file.write_text(TOML, encoding="utf-8")
+    dvd = bytearray(40 * 2048)
+    dvd[16 * 2048 : 16 * 2048 + 6] = b"\x01CD001"
+    dvd[16 * 2048 + 128 : 16 * 2048 + 130] = (2048).to_bytes(2, "little")
+    (tmp_path / "sandbox.iso").write_bytes(dvd)
+    return load(file)
+
+
+def bench(project: Project, name: str) -> Bench:
+    image = project.images[name]
+    work = project.file.parent / "work"
+    work.mkdir(exist_ok=True)
+    return Bench(
+        image=image,
+        distribution=project.distributions[image.distribution],
+        version="20261121.1",
+        work=work,
+        store_id="0123abcd",
+        project=project.folder,
+    )
+
+
+def titles(phases: list[Phase]) -> list[str]:
+    return [phase.title for phase in phases]
+
+
+def test_offline_steps_and_the_seal_share_one_start() -> None:
+    steps = (Upgrade(), Install(packages=("a",)), Run(commands=("true",)))
+    assert titles(layer.phases(steps)) == ["upgrade + install + run + seal"]
+
+
+def test_an_online_step_in_the_end_is_sealed_in_a_start_of_its_own() -> None:
+    steps = (Install(packages=("a",)), Shell(commands=("x",)), Shell(commands=("y",)))
+    assert titles(layer.phases(steps)) == ["install", "shell + shell", "seal"]
+
+
+def test_a_base_without_steps_is_only_sealed() -> None:
+    assert titles(layer.phases(())) == ["seal"]
+
+
+def test_steps_keep_their_numbers() -> None:
+    first, second, last = layer.phases((Shell(commands=("x",)), Run(commands=("y",)), Shell(commands=("z",))))[:3]
+    assert [number for phase in (first, second, last) for number, _ in phase.steps] == [1, 2, 3]
+
+
+def commands(project: Project, name: str, parents: list[Path]) -> list[str]:
+    found = layer.commands(
+        bench(project, name),
+        parents=parents,
+        target=Path("/images/t.qcow2"),
+        repositories=[UPDATES],
+        uri="qemu:///system",
+        is_kvm=False,
+        time_factor=2,
+        key=Path("/key"),
+        port=2222,
+    )
+    return [command.line for command in found]
+
+
+def test_the_commands_of_a_base(project: Project) -> None:
+    work = project.file.parent / "work"
+    create, install, output, customize_, convert = commands(project, "sandbox-base", [])
+    assert create == f"qemu-img create -q -f qcow2 {work}/disk.qcow2 4294967296"
+    assert install.startswith(
+        "virt-install --connect qemu:///system --name golden-build-0123abcd-sandbox-base-20261121.1"
+    )
+    for words in (
+        "--virt-type qemu",
+        f"--location {project.file.parent}/sandbox.iso",
+        f"--initrd-inject {work}/sandbox-base.ks",
+        "inst.ks=file:/sandbox-base.ks inst.text console=tty0 console=ttyS0,115200n8",
+        f"pty,log.file={work}/logs/console.log",
+        "--transient --noreboot --noautoconsole --wait 125",
+    ):
+        assert words in install
+    assert output.endswith(f"truncate --size=268435456 {work}/output.raw")
+    assert customize_.startswith("LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg virt-customize ")
+    assert f"--run {work}/steps/seal.sh" in customize_
+    assert "-B" not in convert.split()
+
+
+def test_the_commands_of_a_layer(project: Project) -> None:
+    work = project.file.parent / "work"
+    found = commands(project, "sandbox-app", [Path("/images/sandbox-base-20261120.1.qcow2")])
+    assert found[0] == (
+        f"qemu-img create -q -f qcow2 -F qcow2 -b /images/sandbox-base-20261120.1.qcow2 {work}/disk.qcow2"
+    )
+    assert f"virsh --connect qemu:///system create {work}/domain.xml" in found
+    assert found[-1].endswith(f"-B sandbox-base-20261120.1.qcow2 -F qcow2 {work}/disk.qcow2 /images/t.qcow2")
+
+
+def test_the_commands_name_the_disks_that_travel_along(project: Project) -> None:
+    work = project.file.parent / "work"
+    found = commands(project, "sandbox-files", [Path("/images/sandbox-base-20261120.1.qcow2")])
+    scratch, _output, first, _virsh, play, reboot, _off, _output, seal_, _convert = found[1:]
+    assert "mke2fs -q -F -t ext4 -O '^has_journal'" in scratch
+    disks = "".join(f" --format raw --add {work}/{name}.raw" for name in ("output", "scratch", "input"))
+    assert f"{disks} --memsize" in first
+    assert f"--format raw --add {work}/output.raw --memsize" in seal_
+    folder = work / "2-ansible"
+    assert play == (
+        f"ansible-playbook --inventory {folder}/inventory.json --extra-vars @{folder}/vars.json "
+        f"{project.folder}/play/site.yml"
+    )
+    assert reboot.endswith("-- 'systemctl reboot'")
+
+
+def scripts(*steps: Upgrade | Install | Run) -> list[guestfs.Operation]:
+    begin, *found, end = customize.operations(list(enumerate(steps, 1)), repositories=[UPDATES])
+    assert (begin.name, end.name) == ("cache-begin", "cache-end")
+    return found
+
+
+def test_dnf_takes_the_named_repositories_alone() -> None:
+    (upgrade,) = scripts(Upgrade())
+    assert upgrade.script == (
+        "dnf -y '--disablerepo=*' '--enablerepo=golden-*' '--setopt=golden-*.gpgcheck=0' "
+        "--repofrompath=golden-updates,http://169.254.2.2:8000 upgrade\n"
+    )
+
+
+def test_a_package_name_is_never_a_command() -> None:
+    (install,) = scripts(Install(packages=("$(touch /x)", "-x; true", "ok")))
+    assert "install '$(touch /x)' '-x; true' ok\n" in install.script
+
+
+@pytest.mark.parametrize(
+    "operation", [seal.OPERATION, *scripts(Upgrade(), Install(packages=("a",)))], ids=lambda o: o.name
+)
+def test_scripts_are_ones_that_a_shell_can_read(tmp_path: Path, operation: guestfs.Operation) -> None:
+    guestfs.write_scripts([operation], tmp_path)
+    subprocess.run(["sh", "-n", tmp_path / f"{operation.name}.sh"], check=True)
+
+
+def test_a_skipped_package_is_an_error_although_dnf_ended_well(tmp_path: Path) -> None:
+    (install,) = scripts(Install(packages=("here", "@group", "glob*")))
+    for name, body in (("dnf", "exit 0"), ("rpm", 'for last; do :; done; [ "$last" = there ]')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    guestfs.write_scripts([install], tmp_path)
+    ended = subprocess.run(
+        ["sh", tmp_path / "1-install.sh"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "golden: dnf ended well, and 'here' is not installed\n"

@@ -1,0 +1,132 @@
+"""A cloud-style image becomes a base: downloaded, grown, prepared, sealed, and it answers."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builder import run
+from builder.tools import guestfish, guestfs, qemu_img
+from builder.units import MIB
+from tests.mirror import mirror
+from tests.vm.conftest import Golden
+from tests.vm.test_chain import facts
+
+# What a cloud image lacks of what golden's own have, and what it has that golden takes away.
+UNGOLDEN = """
+rm -rf /etc/golden-release /etc/sudoers.d/golden /root/.ssh
+userdel --remove golden
+usermod --password '$6$salt$hash' root
+mkdir -p /etc/cloud
+"""
+
+
+@pytest.fixture
+def cloud_image(golden: Golden, open_folder: Path, shared_path: Path) -> Path:
+    """The sandbox's base as if others had made it: whole by itself, with a smaller disk than it will get."""
+    image, script = shared_path / "cloud.qcow2", shared_path / "ungolden.sh"
+    base = Path(str(facts(golden, "sandbox-base")["file"]))
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-c", base, image], check=True)
+    script.write_text(f"#!/bin/sh\nset -eu\n{UNGOLDEN}")
+    environment = golden.environment | {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
+    subprocess.run(
+        ["virt-customize", "--format", "qcow2", "--add", image, "--run", script, "--no-network"],
+        env=environment,
+        check=True,
+    )
+    return image
+
+
+def test_a_cloud_image_becomes_a_base_that_answers_and_has_grown(
+    golden: Golden, cloud_image: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = cloud_image.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    # A proxy on this host's loopback: the mirror is excepted, and the guest hears of it under another address.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with mirror() as server:
+        project = golden.with_images(
+            open_folder,
+            f"""
+[distribution.cloud]
+inherits = "sandbox"
+source = {{ qcow2 = "{server.put("cloud.qcow2", data)}", sha256 = "{digest}" }}
+
+[image.cloud-base]
+distribution = "cloud"
+disk = "6 GiB"
+steps = [{{ run = 'echo "$http_proxy $no_proxy" > /etc/proxies-seen' }}]
+""",
+        )
+        printed = project("build", "cloud-base", "--dry-run").stdout
+        assert (
+            f"curl --fail --location --create-dirs --output {golden.state}/cache/files/{digest}/cloud.qcow2" in printed
+        )
+        built = project("build", "cloud-base", "--json")
+        assert len(server.requests) == 1
+    (build,) = built.json
+    assert build["inputs"]["image cloud.qcow2"] == digest
+    assert build["virtual_bytes"] == 6 * 1024**3
+    assert "cloud-base: prepare + run + seal" in built.stderr
+    assert hashlib.sha256(cloud_image.read_bytes()).hexdigest() == digest
+    project("clone", "create", "cloud", "--image", "cloud-base")
+    try:
+        seen = project("clone", "ssh", "cloud", "--", "sh", "-c", LOOK).stdout.splitlines()
+    finally:
+        project("clone", "destroy", "cloud")
+    size, *rest = seen
+    assert int(size) > 5.5 * 1024**3
+    assert rest == [
+        "image=cloud-base",
+        "http://169.254.2.2:9 127.0.0.1,169.254.2.2",
+        "/etc/cloud/cloud-init.disabled",
+        "root:!",
+        "golden is root",
+    ]
+
+
+LOOK = """
+df --output=size -B1 / | tail -n 1
+cat /etc/golden-release /etc/proxies-seen
+ls /etc/cloud/cloud-init.disabled
+awk -F: '$1 == "root" { print $1 ":" substr($2, 1, 1) }' /etc/shadow
+runuser -u golden -- sudo -n sh -c 'echo golden is $(id -un)'
+"""
+
+
+def test_a_gpt_disk_grows_with_its_last_partition(tmp_path: Path) -> None:
+    """The import above has an MBR and xfs; this is the other table, with ext4."""
+    disk = tmp_path / "disk.qcow2"
+    qemu_img.create(disk, 512 * MIB)
+    in_guestfish(
+        disk,
+        [
+            ["part-init", "/dev/sda", "gpt"],
+            ["part-add", "/dev/sda", "p", "2048", "4095"],
+            ["part-add", "/dev/sda", "p", "4096", "-2049"],
+            ["mkfs", "ext4", "/dev/sda2"],
+            ["mount", "/dev/sda2", "/"],
+            ["write", "/x", "kept"],
+        ],
+    )
+    qemu_img.resize(disk, 1024 * MIB)
+    layout = guestfish.inspect(disk, is_kvm=False, time_factor=5)
+    assert (layout.table, layout.file_systems["/dev/sda2"]) == ("gpt", "ext4")
+    guestfish.grow(disk, layout, 1024 * MIB, is_kvm=False, time_factor=5)
+    look = [["mount-ro", "/dev/sda2", "/"], ["cat", "/x"], ["echo", ""], ["blockdev-getsize64", "/dev/sda2"]]
+    content, size = in_guestfish(disk, look, read_only=True).split()
+    assert content == "kept"
+    assert int(size) > 1000 * MIB
+
+
+def in_guestfish(disk: Path, commands: list[list[str]], *, read_only: bool = False) -> str:
+    return run.query(
+        guestfish.argv(disk, commands, read_only=read_only),
+        why="run guestfish for a test",
+        timeout_s=300,
+        env=guestfs.environment(is_kvm=False),
+    )
