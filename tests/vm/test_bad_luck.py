@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ poweroff
 %end
 {scripts}
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(bare: Golden) -> Iterator[None]:
+    """A test that fails leaves what was kept for it to nobody else."""
+    yield
+    for kept in bare.store.glob("work/*"):
+        shutil.rmtree(kept)
 
 
 def install_with(
@@ -54,6 +63,7 @@ disk = "2 GiB"
         "parent": None,
         "version": None,
         "size_bytes": None,
+        "private": False,
         "builds": [],
     }
     return ended
