@@ -389,9 +389,7 @@ class Pipeline:
         )
 
     def _download_commands(self, planned: Planned) -> list[Command]:
-        image = self.project.images[planned.image]
-        source = self.project.distributions[image.distribution].source
-        line = bases.download_command(source, state=self.store.state) if source and image.parent is None else None
+        line = bases.download_command(self.project, planned.image, state=self.store.state)
         return [Command(title="download", line=line)] if line else []
 
     def _commands(
