@@ -30,7 +30,7 @@ from builder.plan import Planned, order, plan
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import guestfs, qemu_img, scratch_disk, virt_install
+from builder.tools import guestfs, proxies, qemu_img, scratch_disk, virt_install
 from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
@@ -307,6 +307,11 @@ class Pipeline:
             self.reporter.note(
                 f"{name}: this machine's osinfo-db does not know '{distribution.osinfo}'; "
                 f"virt-install is told '{installation.osinfo}'"
+            )
+        if installation.proxy and proxies.has_login(str(installation.location)):
+            self.reporter.note(
+                f"{name}: the installer is told the proxy {installation.proxy} without its login, which everybody on "
+                "this host could read; if that is not let through, install from a DVD"
             )
         for what in install.advice(distribution, bench.kickstart.read_text(encoding="utf-8"), image=name):
             self.reporter.note(f"{name}: {what}")
