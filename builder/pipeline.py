@@ -52,19 +52,21 @@ def decide(
     *,
     rebuild: Iterable[str] = (),
     standing: Mapping[str, Build] | None = None,
+    offline: Callable[[str], None] | None = None,
 ) -> list[Planned]:
     """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
 
-    standing: builds that are taken as they are, whatever has changed since.
+    standing: builds that are taken as they are, whatever has changed since. offline: as of `inputs.Repositories`.
     """
     standing = standing or {}
+    repositories = inputs.Repositories(state=store.state, offline=offline)
     names = order(project, wanted)
     newest = {name: build for name in names if (build := store.newest(name)) is not None}
     return plan(
         project,
         names,
         inputs={
-            name: inputs.image_inputs(project, project.images[name], state=store.state)
+            name: inputs.image_inputs(project, project.images[name], state=store.state, repositories=repositories)
             for name in names
             if name not in standing
         },
