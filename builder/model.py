@@ -190,6 +190,7 @@ class Image(Frozen):
     """A node of the layer tree. disk_bytes, setup: of a base; a layer has its parent's.
 
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
+    stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
     """
 
@@ -202,6 +203,7 @@ class Image(Frozen):
     setup: Setup = Setup()
     steps: tuple[Step, ...] = ()
     flat_of: str | None = None
+    stable: Literal["chain", "flat"] = "chain"
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
 
@@ -263,6 +265,11 @@ class Project(Frozen):
                         location = url if "://" in url else str(self.folder / url)
                         found[name] = Repository(name=name, location=location, is_extra=True)
         return list(found.values())
+
+    @property
+    def flat_links(self) -> frozenset[str]:
+        """The images whose plain package follows their flat form."""
+        return frozenset(image.name for image in self.images.values() if image.stable == "flat")
 
     def chain(self, image: str) -> list[Image]:
         """The image, what it is made from, … down to the base."""
