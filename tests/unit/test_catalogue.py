@@ -109,7 +109,10 @@ def test_options_are_valid_everywhere_too(name: str) -> None:
 )
 def test_openscap_goes_by_the_installers_own_name(name: str, addon: str) -> None:
     text = render(known("x86_64")[name], openscap="cis_server_l1")
-    assert f"%addon {addon}\n    content-type = scap-security-guide\n    profile = cis_server_l1\n%end\n" in text
+    profile = "xccdf_org.ssgproject.content_profile_cis_server_l1"
+    section = f"%addon {addon}\n    content-type = scap-security-guide\n    profile = {profile}\n%end\n"
+    assert section in text
+    assert section in render(known("x86_64")[name], openscap=profile)
 
 
 def test_the_network_of_a_guest_has_one_default_route_and_a_stable_address() -> None:
