@@ -65,6 +65,7 @@ class _Distribution(RawSetup):
     kickstart_version: str
     osinfo: str
     source: RawSource | None = None
+    gpg_key: str | None = None
     arch: Architecture = "x86_64"
     kernel_arguments: str = ""
     openscap_addon: str | None = None
@@ -204,6 +205,10 @@ class _Loader:
         """own: the keys that golden.toml itself has for it."""
         for repository in raw.repositories:
             self._check_name(repository, ("distribution", name, "repositories", repository))
+        gpg_key = self.folder / raw.gpg_key if raw.gpg_key else None
+        if raw.source and raw.source.is_signed_by_makers and gpg_key is None:
+            what = f"golden knows no key of '{name}'; name the file with the makers' public key: gpg_key = \"…\""
+            self._problem(("distribution", name, "source"), what)
         said = setup(raw, folder=self.folder)
         distribution = Distribution(
             name=name,
@@ -211,7 +216,8 @@ class _Loader:
             kickstart=self._kickstart(name, raw.kickstart),
             kickstart_version=raw.kickstart_version,
             osinfo=raw.osinfo,
-            source=raw.source.resolved(self.folder, raw.arch) if raw.source else None,
+            source=raw.source.resolved(self.folder, raw.arch, gpg_key=gpg_key) if raw.source else None,
+            gpg_key=gpg_key,
             arch=raw.arch,
             kernel_arguments=kernel_arguments(raw.kernel_arguments, arch=raw.arch),
             openscap_addon=raw.openscap_addon or None,

@@ -151,7 +151,8 @@ class Distribution(Frozen):
 
     kickstart: its template; kickstart_file: the user's own in its place. kickstart_version: pykickstart's name of the
     syntax, "RHEL9". osinfo: libosinfo's short id, for virt-install. source: None for one that only others inherit from,
-    or whose makers publish nothing. packages: besides those of the set.
+    or whose makers publish nothing. gpg_key: what its makers sign with; the file need not be there. packages: besides
+    those of the set.
     openscap: profile that the installation is to follow. openscap_addon: the name by which the installer's OpenSCAP
     add-on goes, None where there is none. memory_mib, cpus: of the machine that installs and of clones that ask for
     nothing else.
@@ -163,6 +164,7 @@ class Distribution(Frozen):
     kickstart: Path
     osinfo: str
     source: Source | None = None
+    gpg_key: Path | None = None
     kickstart_file: Path | None = None
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -360,3 +361,28 @@ def test_a_download_that_broke_off_goes_on(channel: Channel, published: dict[str
     assert channel.fetch().name == f"{published[IMAGE].stem}.qcow2"
     assert len(json.loads(channel.golden("cache", "prune", "--keep", "0", "--json").stdout)) == 1
     assert json.loads(channel.golden("cache", "list", "--json").stdout) == []
+
+
+def test_two_goldens_download_a_chain_once(channel: Channel, published: dict[str, Build]) -> None:
+    fetched: list[Path | None] = []
+    with mirror() as server:
+        for file in channel.compose.rglob("*.*"):
+            server.put(str(file.relative_to(channel.store.channels)), file.read_bytes())
+        compose = channel.compose.relative_to(channel.store.channels)
+        server.put("candidate/mirrorlist", f"{server.url}/{compose}/\n".encode())
+        channel.source(channel=f"{server.url}/candidate")
+        project, state = config.load(channel.folder / "golden.toml"), channel.folder / "state"
+
+        def fetch() -> None:
+            bases.refresh(project, ["trial-base"], state=state, reporter=Reporter("quiet"))
+            fetched.append(bases.fetch(project, "trial-base", state=state, reporter=Reporter("quiet")))
+
+        threads = [threading.Thread(target=fetch) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        asked = [request.path.rpartition("/")[2] for request in server.requests if request.path.endswith(".rpm")]
+    assert len(fetched) == 3
+    assert len(set(fetched)) == 1
+    assert sorted(asked) == sorted(f"golden-{id}-image-20261121.1-20261121.1-1.noarch.rpm" for id in published)
