@@ -88,6 +88,7 @@ def _tables() -> Iterator[str]:
     yield _model("source of a distribution", sources.RawSource)
     yield _model("limits of a distribution", config._Limits)
     yield _model("[image.DISTRIBUTION-LAYER]", config._Image)
+    models: dict[str, Any] = dict(config_steps._MODELS)
     yield "## steps of an image\n\n" + _table(
         ("step", "runs", "options", "`timeout` without it"),
         [
@@ -98,7 +99,7 @@ def _tables() -> Iterator[str]:
                 format_seconds(model.model_fields["timeout_s"].default),
             )
             for kind, (_, options) in config_steps._PARSERS.items()
-            for model in [config_steps._MODELS[kind]]
+            for model in [models[kind]]
         ],
     )
 
