@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ import pytest
 from builder import bases, config, importing
 from builder.model import Build, Image
 from builder.package import package
+from builder.pipeline import Host, Pipeline
+from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.publish import current_compose, publish
 from builder.run import query
@@ -165,6 +168,26 @@ def test_what_is_here_is_not_downloaded_again_and_a_new_version_is(
     assert channel.fetch().name == "sandbox-base-20261121.1.qcow2"
     channel.source(f', sha256 = "{published["sandbox-base"].id.sha256}"', image="sandbox-base")
     assert channel.fetch().name == "sandbox-base-20261121.1.qcow2"
+
+
+def test_a_dry_run_says_how_the_chain_comes_here_and_then_what_is_done_with_it(
+    channel: Channel, published: dict[str, Build]
+) -> None:
+    channel.source()
+    project, state = config.load(channel.folder / "golden.toml"), channel.folder / "state"
+    host = Host(uri="qemu:///system", accelerator=Accelerator(kind="tcg", reason="a test"))
+    pipeline = Pipeline(project, Store(state, "x"), host=host, reporter=Reporter("quiet"))
+
+    def lines() -> list[str]:
+        return [command.line for command in pipeline.dry_run(["trial-base"], rebuild=[])["trial-base"]]
+
+    download = lines()[0]
+    assert download == f"golden --file {channel.folder}/golden.toml --state {state} cache fetch trial-base"
+    assert channel.golden(*shlex.split(download)[1:]).returncode == 0
+    (file,) = (state / "cache" / "files").glob(f"*/{IMAGE}-*.qcow2")
+    first = lines()
+    assert first[0] == f"qemu-img check -f qcow2 --output=json {file}"
+    assert any(line.startswith(f"qemu-img convert -f qcow2 -O qcow2 {file} ") for line in first)
 
 
 def test_one_compose_is_a_channel_too(channel: Channel, published: dict[str, Build]) -> None:
