@@ -136,7 +136,7 @@ def operations(
     """
     steps = customize.operations(phase.steps, repositories=repositories)
     steps = [*preparations, *steps] if phase.prepares else steps
-    return [*steps, seal.OPERATION] if phase.is_last else steps
+    return [*steps, seal.OPERATION if phase.is_last else seal.KEEP_OUTPUT]
 
 
 def more_disks(bench: Bench, phase: Phase) -> list[Path]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from builder import private_keys
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, ImageId
 from builder.progress import Reporter
@@ -27,6 +28,7 @@ from builder.tools import rpm
 FOLDER = Path("/usr/share/golden/images")
 # A build is packaged once: what changes gets a new version, never a new release.
 RELEASE = "1"
+_NO_KEYS = private_keys.Wanted()
 
 
 class Packaging(Frozen):
@@ -72,7 +74,13 @@ class Packaged(Frozen):
 
 
 def package(
-    store: Store, builds: Sequence[Build], *, prefix: str, reporter: Reporter, allow_private: bool = False
+    store: Store,
+    builds: Sequence[Build],
+    *,
+    prefix: str,
+    reporter: Reporter,
+    allow_private: bool = False,
+    keys: private_keys.Wanted = _NO_KEYS,
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
 
@@ -80,7 +88,7 @@ def package(
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
     with lock(store.rpms / ".lock", what=f"the packages in {store.rpms}"):
-        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private)
+        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private, keys=keys)
         for build in with_parents(store, [job.build for job in jobs if not job.is_done]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(
@@ -89,10 +97,18 @@ def package(
         return [_carry_out(job, store=store, reporter=reporter) for job in jobs]
 
 
-def plan(store: Store, builds: Sequence[Build], *, prefix: str, allow_private: bool = False) -> list[Packaging]:
+def plan(
+    store: Store,
+    builds: Sequence[Build],
+    *,
+    prefix: str,
+    allow_private: bool = False,
+    keys: private_keys.Wanted = _NO_KEYS,
+) -> list[Packaging]:
     """How builds and everything they stand on are packaged, parents first. Nothing is written.
 
-    Raises ConfigError if one of them is private, or stands on one that is, and that is not allowed.
+    keys: the private keys that may be in them. Raises ConfigError if one of them is private, or stands on one that
+    is, and that is not allowed, or if a guest holds another private key.
     """
     concerned = with_parents(store, builds)
     private = [build.stem for build in concerned if build.private]
@@ -102,6 +118,7 @@ def plan(store: Store, builds: Sequence[Build], *, prefix: str, allow_private: b
             try_next="--allow-private, if everyone who reaches the packages may have them; their names then begin "
             f"with '{prefix}-private-'",
         )
+    private_keys.check(store, concerned, keys)
     return [_plan_one(store, build, prefix=prefix) for build in concerned]
 
 
@@ -180,7 +197,15 @@ def _carry_out(job: Packaging, *, store: Store, reporter: Reporter) -> Packaged:
     )
 
 
+def _check_side_files(job: Packaging, *, store: Store) -> None:
+    """Facts and package lists quote commands and what the guest says."""
+    for path in (store.facts(job.build), store.package_list(job.build)):
+        if private_keys.MARK in path.read_bytes():
+            raise VerifyError(f"{path} holds a private key, and would be packaged with '{job.build.stem}'")
+
+
 def _build(job: Packaging, *, store: Store) -> None:
+    _check_side_files(job, store=store)
     shutil.rmtree(job.topdir, ignore_errors=True)
     job.topdir.mkdir(parents=True)
     job.spec_file.write_text(job.spec, encoding="utf-8")

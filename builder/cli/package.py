@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from builder import private_keys
 from builder.cli.build import chosen, find, images_argument
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.errors import ConfigError
@@ -47,20 +48,20 @@ def package(session: Session, images: tuple[str, ...], dry_run: bool, allow_priv
 
     Two per image: one owns the files of this build and requires its parent's, exactly; the other, under the image's
     plain name, is what people install. Before that, every image file is compared with the digest its build had.
+    An image whose guest holds a private key is refused, unless golden.toml names that key in keeps_private_keys.
     """
     builds = newest_builds(session, images)
-    prefix = session.project.prefix
+    prefix, keys = session.project.prefix, private_keys.wanted(session.project)
     if dry_run:
-        jobs = [
-            job for job in plan(session.store, builds, prefix=prefix, allow_private=allow_private) if not job.is_done
-        ]
+        jobs = plan(session.store, builds, prefix=prefix, allow_private=allow_private, keys=keys)
+        jobs = [job for job in jobs if not job.is_done]
         if as_json:
             print_json([{"build": job.build.stem, "commands": job.commands()} for job in jobs])
         for job in [] if as_json else jobs:
             click.echo(f"# {job.build.stem}\n{job.commands()}")
         return
     packaged = package_builds(
-        session.store, builds, prefix=prefix, reporter=session.reporter, allow_private=allow_private
+        session.store, builds, prefix=prefix, reporter=session.reporter, allow_private=allow_private, keys=keys
     )
     if as_json:
         print_json([found.model_dump(mode="json") for found in packaged])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from builder import private_keys
 from builder import publish as channels
 from builder.cli.build import images_argument
 from builder.cli.package import newest_builds, private_option
@@ -62,7 +63,8 @@ def publish(
     rpms: list[Path] = []
     prefix = session.project.prefix
     builds = newest_builds(session, images)
-    for job in plan_packages(session.store, builds, prefix=prefix, allow_private=allow_private):
+    keys = private_keys.wanted(session.project)
+    for job in plan_packages(session.store, builds, prefix=prefix, allow_private=allow_private, keys=keys):
         if not job.is_done:
             raise ConfigError(
                 f"there are no packages of '{job.build.stem}' yet",
