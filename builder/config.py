@@ -145,7 +145,7 @@ class _Loader:
         images |= self._flats(raw_images, images)
         images = private.marked(
             images,
-            names=private.touched(self.own, "image"),
+            names=private.touched(self.own, "image") | private.readers(images),
             distributions=private.heirs(
                 private.touched(self.own, "distribution"),
                 _overriding(own),
