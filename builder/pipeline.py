@@ -323,6 +323,7 @@ class Pipeline:
     ) -> None:
         factor = self.host.accelerator.time_factor
         if phase.is_online:
+            scratch_disk.make(bench.scratch)
             provision.provision(
                 layer.machine(bench, parents=parents, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
