@@ -81,7 +81,6 @@ def package(
     reporter: Reporter,
     allow_private: bool = False,
     keys: private_keys.Wanted = _NO_KEYS,
-    prefer_flat: bool = False,
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
 
@@ -89,7 +88,7 @@ def package(
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
     with lock(store.rpms / ".lock", what=f"the packages in {store.rpms}"):
-        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private, keys=keys, prefer_flat=prefer_flat)
+        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private, keys=keys)
         for build in with_parents(store, [job.build for job in jobs if not job.is_done]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(
@@ -105,17 +104,13 @@ def plan(
     prefix: str,
     allow_private: bool = False,
     keys: private_keys.Wanted = _NO_KEYS,
-    prefer_flat: bool = False,
 ) -> list[Packaging]:
     """How builds and everything they stand on are packaged, parents first. Nothing is written.
 
-    keys: the private keys that may be in them. prefer_flat: where a build has a flat form, that is packaged as well,
-    and is what the image's plain name leads to, unless it was packaged before. Raises ConfigError if a build is
-    private, or stands on one that is, and that is not allowed, or if a guest holds another private key.
+    keys: the private keys that may be in them. Raises ConfigError if one of them is private, or stands on one that
+    is, and that is not allowed, or if a guest holds another private key.
     """
     concerned = with_parents(store, builds)
-    flats = {flat.source: flat for build in concerned if (flat := flat_form(store, build))} if prefer_flat else {}
-    concerned = list({build.stem: build for build in (*concerned, *flats.values())}.values())
     private = [build.stem for build in concerned if build.private]
     if private and not allow_private:
         raise ConfigError(
@@ -124,13 +119,7 @@ def plan(
             f"with '{prefix}-private-'",
         )
     private_keys.check(store, concerned, keys)
-    return [_plan_one(store, build, prefix=prefix, link=flats.get(build.id, build)) for build in concerned]
-
-
-def flat_form(store: Store, build: Build) -> Build | None:
-    """The newest flat form of this very build."""
-    forms = [other for other in store.builds(f"{build.image}-flat") if other.flattened == build.id]
-    return forms[-1] if forms else None
+    return [_plan_one(store, build, prefix=prefix) for build in concerned]
 
 
 def with_parents(store: Store, builds: Sequence[Build]) -> list[Build]:
@@ -143,20 +132,17 @@ def name_prefix(build: Build, *, prefix: str) -> str:
     return f"{prefix}-private" if build.private else prefix
 
 
-def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False, link: Build | None = None) -> str:
-    """The spec of both packages of a build. Pure. link: what the plain name leads to, where it is not the build."""
-    parent, link = build.parent, link or build
+def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False) -> str:
+    """The spec of both packages of a build. Pure."""
+    parent = build.parent
     below = f"{prefix}-private" if is_parent_private else prefix
-    plain, prefix = prefix, name_prefix(build, prefix=prefix)
+    prefix = name_prefix(build, prefix=prefix)
     return render(
         shared("spec-templates"),
         "image.spec.j2",
         name=f"{prefix}-{build.image}",
         image_name=image_package(build.id, prefix=prefix),
         image_id=image_id(build.id, prefix=prefix),
-        link_name=image_package(link.id, prefix=name_prefix(link, prefix=plain)),
-        link_version=link.version,
-        link_stem=link.stem,
         parent_name=image_package(parent, prefix=below) if parent else None,
         parent_id=image_id(parent, prefix=below) if parent else None,
         parent_version=parent.version if parent else None,
@@ -179,7 +165,7 @@ def image_id(id: ImageId, *, prefix: str) -> str:
     return f"golden-image-id({image_package(id, prefix=prefix)}-{id.version}-{RELEASE}:{id.sha256})"
 
 
-def _plan_one(store: Store, build: Build, *, prefix: str, link: Build) -> Packaging:
+def _plan_one(store: Store, build: Build, *, prefix: str) -> Packaging:
     topdir = store.rpms / ".work" / build.stem
     suffix = f"{build.version}-{RELEASE}.noarch.rpm"
     first = name_prefix(build, prefix=prefix)
@@ -190,7 +176,7 @@ def _plan_one(store: Store, build: Build, *, prefix: str, link: Build) -> Packag
         build=build,
         image_rpm=image_rpm,
         link_rpm=link_rpm,
-        spec=render_spec(build, prefix=prefix, is_parent_private=is_parent_private, link=link),
+        spec=render_spec(build, prefix=prefix, is_parent_private=is_parent_private),
         topdir=topdir,
         argv=tuple(rpm.build_argv(topdir / f"{build.stem}.spec", topdir=topdir, sources=store.images)),
         env={"SOURCE_DATE_EPOCH": str(int(datetime.fromisoformat(build.finished).timestamp()))},

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from builder.errors import ToolError
-from builder.model import Build, ImageId
+from builder.model import Build
 from builder.package import package
 from builder.progress import Reporter
 from builder.publish import client_config, publish
 from builder.run import query
-from builder.store import Store, sha256, write_atomically
+from builder.store import Store, sha256
 from builder.tools import createrepo, dnf
 from builder.tools.webserver import serving
 from tests.builds import add_build, add_chain, backing_chain
@@ -196,39 +196,3 @@ def test_a_client_in_a_loop_sees_no_error_while_the_channel_is_published_to(
     assert len(counts) > 1
     assert counts == sorted(counts)
     assert len(client.dnf("repoquery", "--quiet", "golden-sandbox-base").split()) == 11
-
-
-def test_the_plain_name_leads_to_the_flat_form_where_that_is_preferred(
-    store: Store, chain: dict[str, Build], client: Client, reporter: Reporter
-) -> None:
-    """dnf then installs one file, and none of the chain."""
-    leaf = chain["sandbox-bootstrapped"]
-    flat = make_flat(store, leaf)
-    packaged = package(store, [leaf], prefix="golden", reporter=reporter, prefer_flat=True)
-    assert [found.id.image for found in packaged][-1] == "sandbox-bootstrapped-flat"
-    rpms = [path for found in packaged for path in (found.image_rpm, found.link_rpm)]
-    publish(store, "candidate", rpms, url=client.url)
-    client.install(LEAF)
-    assert client.names() == [LEAF, f"{LEAF}-flat-image-{flat.version}"]
-    link = client.images / "sandbox-bootstrapped.qcow2"
-    assert link.readlink() == Path(f"{flat.stem}.qcow2")
-    assert backing_chain(link.resolve()) == [f"{flat.stem}.qcow2"]
-    # The next build has no flat form yet: its link leads to the chain again.
-    newer = add_build(store, "sandbox-bootstrapped", version="20261122.1", parent=chain["sandbox-upgrade"])
-    *_, last = package(store, [newer], prefix="golden", reporter=reporter, prefer_flat=True)
-    assert last.id == newer.id
-    publish(store, "candidate", rpms_of(store, reporter, newer), url=client.url)
-    client.dnf("upgrade")
-    assert link.readlink() == Path(f"{newer.stem}.qcow2")
-
-
-def make_flat(store: Store, build: Build) -> Build:
-    """The flat form of a build, as `golden flatten` leaves it."""
-    disk = store.images / "flat.qcow2"
-    query(["qemu-img", "convert", "-O", "qcow2", store.qcow2(build), disk], why="flatten for a test")
-    id = ImageId(image=f"{build.image}-flat", version="20261121.7", sha256=sha256(disk))
-    flat = build.model_copy(update={"id": id, "parent": None, "flattened": build.id, "size_bytes": disk.stat().st_size})
-    shutil.copyfile(store.package_list(build), store.package_list(flat))
-    disk.rename(store.qcow2(flat))
-    write_atomically(store.facts(flat), flat.model_dump_json(indent=2) + "\n")
-    return flat
