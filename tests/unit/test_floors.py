@@ -41,6 +41,7 @@ FLOORS: dict[str, int] = {
             "trees",
             "package_changes",
             "private_keys",
+            "last_seen",
         ],
         1,
     ),
