@@ -113,6 +113,7 @@ def test_each_step_did_what_it_says_and_left_nothing(built: Golden) -> None:
 
 def test_a_private_key_in_the_guest_is_seen_and_not_packaged_unless_it_is_named(built: Golden) -> None:
     assert list(built("show", "sandbox-steps", "--json").json["private_keys"]) == ["/root/.ssh/id_test"]
+    assert "private key: /root/.ssh/id_test in the guest\n" in built("show", "sandbox-steps").stdout
     refused = built("package", "sandbox-steps", "--dry-run", expect=2)
     assert "private keys are not packaged unless golden.toml names them: sandbox-steps-" in refused.stderr
     assert 'in [image.sandbox-steps] of golden.toml: keeps_private_keys = ["/root/.ssh/id_test"]' in refused.stderr
