@@ -21,7 +21,7 @@ from builder.catalogue import (
     setup,
 )
 from builder.config_messages import message
-from builder.config_steps import Parsed, parse_step
+from builder.config_steps import Parsed, guest_path, parse_step
 from builder.errors import ConfigError, Problem, did_you_mean
 from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Repository, Setup
 from builder.password import parse_hash
@@ -39,6 +39,7 @@ Lines = dict[tuple[str | int, ...], int]
 
 Size = Annotated[int, BeforeValidator(lambda value: parse_size(str(value)))]
 Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
+GuestPath = Annotated[str, BeforeValidator(guest_path)]
 Hash = Annotated[SecretStr, BeforeValidator(parse_hash)]
 
 
@@ -82,6 +83,7 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    keeps_private_keys: list[GuestPath] = Field(default=[])
     stable: Literal["chain", "flat"] = "chain"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
 
@@ -145,7 +147,7 @@ class _Loader:
         images |= self._flats(raw_images, images)
         images = private.marked(
             images,
-            names=private.touched(self.own, "image"),
+            names=private.touched(self.own, "image") | private.readers(images),
             distributions=private.heirs(
                 private.touched(self.own, "distribution"),
                 _overriding(own),
@@ -290,6 +292,7 @@ class _Loader:
                 description=image.description,
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
+                keeps_private_keys=tuple(image.keeps_private_keys),
                 stable=image.stable,
                 steps=(
                     *self._steps(name, image.steps, distribution, distributions),

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
+from pydantic import Field
+
 from builder.frozen import Frozen as Frozen
 from builder.steps import Repos, Step
 
@@ -194,6 +196,7 @@ class Image(Frozen):
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
     stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
+    keeps_private_keys: paths in the guest; other private keys are not packaged.
     """
 
     name: str
@@ -208,6 +211,7 @@ class Image(Frozen):
     stable: Literal["chain", "flat"] = "chain"
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
+    keeps_private_keys: tuple[str, ...] = ()
 
     @property
     def needs_repositories(self) -> bool:
@@ -313,6 +317,7 @@ class Build(Frozen):
     size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
     started, finished: UTC, ISO 8601. tools: program -> version.
     flattened: the build that this one is the flat form of. private: of embargoed work, or standing on such.
+    private_keys: files of the guest that hold a private key, path -> SHA-256 of the file.
     """
 
     format: Literal[1] = 1
@@ -328,6 +333,7 @@ class Build(Frozen):
     virtual_bytes: int
     packages: int
     packages_sha256: str
+    private_keys: dict[str, str] = Field(default={})
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"
     memory_mib: int
