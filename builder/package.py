@@ -135,6 +135,7 @@ def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False) -
         stem=build.stem,
         description=rpm.escape(build.description),
         packages=build.packages,
+        software=build.software,
     )
 
 
