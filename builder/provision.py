@@ -119,8 +119,11 @@ def write_inputs(step: Step, target: ssh.Target, *, project: Path, work: Path) -
     elif isinstance(step, Sparrowdo):
         user = target.model_copy(update={"user": step.user})
         for number, job in enumerate(_jobs(step, project=project), 1):
-            # Secrets stay where they are: what is written here may be kept.
-            sparrowdo.write(job.model_copy(update={"secrets": None}), user, place=work / str(number))
+            place = work / str(number)
+            sparrowdo.write(job.model_copy(update={"secrets": None}), user, place=place)
+            if job.secrets is not None:
+                # They stay where they are: what is written here may be kept.
+                (place / "secrets.env").symlink_to(job.secrets)
 
 
 def _jobs(step: Sparrowdo, *, project: Path) -> list[sparrowdo.Job]:

@@ -39,6 +39,9 @@ _TAIL_BYTES = 4096
 # Of the user's environment: they would put other files, or none, into the guest.
 _UNSET = ("SPARROWDO_ENV_FILE", "SP6_CARTON_OFF")
 
+# What golden's own line begins with in a log, before what Sparrowdo says.
+FIRST_WORDS = f"$ env -u {_UNSET[0]} ".encode()
+
 
 class Job(Frozen):
     """What one run is to do: the bootstrap, if there is no text, or a sparrowfile.
@@ -108,16 +111,7 @@ def argv(job: Job, target: ssh.Target, *, place: Path) -> list[str | Path]:
 
 
 def write(job: Job, target: ssh.Target, *, place: Path, nonce: str = "") -> None:
-    """Fill `place`: `run/` to run in, and beside it what the arguments name. nonce: said when the sparrowfile ends.
-
-    Raises HostError if the place's path cannot be handed to Sparrowdo.
-    """
-    for text in (str(place), target.host, target.user):
-        if not _PLAIN.fullmatch(text):
-            raise HostError(
-                f"'{text}' cannot be handed to Sparrowdo, which quotes nothing",
-                try_next="TMPDIR=/tmp golden …",
-            )
+    """Fill `place`: `run/` to run in, and beside it what the arguments name. nonce: said when the sparrowfile ends."""
     (place / "run").mkdir(parents=True)
     (place / "key").symlink_to(target.key.absolute())
     if job.text is not None:
@@ -185,6 +179,7 @@ class _Asked(Exception):
 def _try(job: Job, target: ssh.Target, *, tries: int, deadline: float, log: Path, watch: Callable[[], None]) -> Ended:
     with tempfile.TemporaryDirectory(prefix="golden-sparrowdo-") as directory:
         place, nonce = Path(directory).resolve(), secrets.token_hex(8)
+        _need_plain(str(place), target.host, target.user)
         write(job, target, place=place, nonce=nonce)
         words = argv(job, target, place=place)
         begin = log.stat().st_size if log.exists() else 0
@@ -210,6 +205,14 @@ def _try(job: Job, target: ssh.Target, *, tries: int, deadline: float, log: Path
         if failure is None:
             _need_done(job, output, nonce, log=log)
         return Ended(failure=failure, output=output, tries=tries, argv=tuple(words))
+
+
+def _need_plain(*texts: str) -> None:
+    for text in texts:
+        if not _PLAIN.fullmatch(text):
+            raise HostError(
+                f"'{text}' cannot be handed to Sparrowdo, which quotes nothing", try_next="TMPDIR=/tmp golden …"
+            )
 
 
 def _need_done(job: Job, output: str, nonce: str, *, log: Path) -> None:

@@ -24,6 +24,7 @@ class Failure(Frozen):
     """status: that of the command in the guest, or of ssh; None if no command was reached or it did not end.
 
     is_passing: whether the cause may be gone a little later; only then is there another try.
+    is_unready: whether it is the guest that is not made for sparrowfiles, whatever they say.
     """
 
     phase: Phase
@@ -31,6 +32,12 @@ class Failure(Frozen):
     cause: str
     try_next: str
     is_passing: bool = False
+    is_unready: bool = False
+
+    @property
+    def is_result(self) -> bool:
+        """Whether a sparrowfile ran, and said no."""
+        return self.phase == "tasks" and self.status is not None and not self.is_unready
 
 
 class _Rule(Frozen):
@@ -42,6 +49,7 @@ class _Rule(Frozen):
     phases: tuple[Phase, ...] = ("start", "connect", "copy", "bootstrap", "tasks")
     statuses: tuple[int, ...] = ()
     is_passing: bool = False
+    is_unready: bool = False
 
 
 _SUDO = _Rule(
@@ -65,6 +73,7 @@ _RULES = (
         cause="the guest is not bootstrapped: there is no Sparrow6 in it",
         try_next="build the image with { sparrowdo = { bootstrap = true } } among its steps",
         phases=("tasks",),
+        is_unready=True,
     ),
     _Rule(
         words="",
@@ -72,6 +81,7 @@ _RULES = (
         try_next="build the image with { sparrowdo = { bootstrap = true } } among its steps",
         phases=("tasks",),
         statuses=(127,),
+        is_unready=True,
     ),
     _Rule(
         words=r"===SORRY!===",
@@ -215,6 +225,11 @@ def _first(phase: Phase, status: int | None, output: str) -> Failure | None:
         is_status = not rule.statuses or status in rule.statuses
         if phase in rule.phases and is_status and re.search(rule.words, output):
             return Failure(
-                phase=phase, status=status, cause=rule.cause, try_next=rule.try_next, is_passing=rule.is_passing
+                phase=phase,
+                status=status,
+                cause=rule.cause,
+                try_next=rule.try_next,
+                is_passing=rule.is_passing,
+                is_unready=rule.is_unready,
             )
     return None
