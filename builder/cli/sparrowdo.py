@@ -252,7 +252,15 @@ def _bed(
     with libvirt.connect() as connection:
         preflight.need_reach(session.state, connection)
         preflight.need_reach(source.file.parent, connection)
-    return Bed(source=source, key=key, accelerator=accelerator, user=user, timeout_s=timeout_s, is_kept=is_kept)
+    return Bed(
+        state=session.state,
+        source=source,
+        key=key,
+        accelerator=accelerator,
+        user=user,
+        timeout_s=timeout_s,
+        is_kept=is_kept,
+    )
 
 
 def _only_bootstrapped(session: Session) -> str:
