@@ -22,7 +22,7 @@ trap finish EXIT
 last=$(sed -n 's/^END { say q\[\(.*\)\]; }$/\1/p' "$2")
 while read -r line; do
     text=$(printf '%s' "$line" | sed -n 's/^[a-z]* "\(.*\)";$/\1/p' |
-        sed 's/" ~ \$\*RAKU.compiler.version ~ "/v2022.12/; s/" ~ \$Sparrow6::VERSION ~ "/0.0.94/')
+        sed 's/" ~ \$\*RAKU.compiler.version ~ "/v2022.12/; s/" ~ \$sparrow6 ~ "/0.0.94/')
     case "$line" in
         'say "'*) printf '%s\n' "$text" ;;
         'bash "'*) sh -c "$text" || exit 1 ;;

@@ -18,10 +18,12 @@ from builder.tools.sparrowdo.command import Ended, Job
 # For each question and small script of golden's own: a login and what it does. Seconds with KVM.
 _QUESTION_S = 120.0
 
-# Says what runs the sparrowfiles: what a test will find, by the way that a test will go.
+# Says what runs the sparrowfiles: what a test will find, by the way that a test will go. Sparrow6 is asked for by its
+# distribution: where Sparrow6::DSL is loaded, as it is here, $Sparrow6::VERSION is undefined (tried with 0.0.94).
 _SMOKE = """\
-use Sparrow6;
-say "golden: smoke {nonce} raku=" ~ $*RAKU.compiler.version ~ " sparrow6=" ~ $Sparrow6::VERSION ~ " .";
+my $found = $*REPO.resolve(CompUnit::DependencySpecification.new(:short-name<Sparrow6>)).distribution;
+my $sparrow6 = $found.meta<ver version>.first(*.defined);
+say "golden: smoke {nonce} raku=" ~ $*RAKU.compiler.version ~ " sparrow6=" ~ $sparrow6 ~ " .";
 """
 _VERSION = r"v?([A-Za-z0-9.+~_]+)"
 
