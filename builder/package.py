@@ -162,6 +162,7 @@ def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False, l
         link_stem=link.stem,
         description=rpm.escape(build.description),
         packages=build.packages,
+        software=build.software,
     )
 
 
