@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from builder.model import Distribution, FileCheck, Frozen, Image, Project
-from builder.steps import Ansible, Copy, Install, Remove, Run, Selinux, Services, Shell, Step, Write
+from builder.steps import Copy, Install, Remove, Run, Selinux, Services, Step, Write
 
 # Empty after every boot.
 _VOLATILE = ("/tmp/", "/run/", "/var/tmp/", "/var/run/")
@@ -140,7 +140,7 @@ class _Sum:
 
     def _put(self, paths: Iterable[str], later: Iterable[Step]) -> None:
         """What a recipe's own commands run after may well be gone on purpose: a script that was only to run once."""
-        if not any(isinstance(step, (Run, Shell, Ansible)) for step in later):
+        if not any(step.is_online or isinstance(step, Run) for step in later):
             self.files |= {path: FileCheck() for path in paths if not path.startswith(_VOLATILE)}
 
 

@@ -29,6 +29,7 @@ from builder.cli.package import package
 from builder.cli.publish import publish, repo
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
+from builder.cli.sparrowdo import sparrowdo, validate
 from builder.cli.verify import verify_images
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
 from builder.progress import Reporter, Style
@@ -163,5 +164,7 @@ for command in (
     verify_images,
     nightly,
     bisect,
+    sparrowdo,
+    validate,
 ):
     golden.add_command(command)

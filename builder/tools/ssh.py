@@ -62,6 +62,17 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
     return [*argv, "--", shlex.join(remote)] if remote else argv
 
 
+def copy_command(target: Target, source: Path, destination: str) -> list[str | Path]:
+    """The argv that copies a file or folder into the machine, under the name `destination`. Source: scp(1)."""
+    options = [word for word in command(target)[3:-3] if word != "-p"]
+    return ["scp", "-q", "-r", "-F", "/dev/null", "-P", *options, source, f"{target.user}@{target.host}:{destination}"]
+
+
+def why_no_login(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str | None:
+    """What ssh says when a command cannot be run there, or None if it can."""
+    return _no_login(target, limit_s=timeout_s, but_not_boot=None)
+
+
 def run_script(
     target: Target,
     script: str,
