@@ -9,6 +9,7 @@ The library's door. Where everything lies: builder/clones/leases.py.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -118,32 +119,31 @@ def create_all(
     if boot_timeout_s is not None and any(order.key is None and not order.has_own_key for order in orders):
         raise ConfigError("waiting for SSH needs a key", try_next="--key FILE, or --no-wait")
     made = make(orders, state=state, connection=connection, reporter=reporter, is_full=is_full)
+    begun: list[tuple[Lease, float]] = []
+    seconds: list[float | None] = []
     try:
-        on = []
         for lease in made:
-            on.append(
-                start(
-                    lease.name,
-                    state=state,
-                    connection=connection,
-                    reporter=reporter,
-                    capacity=capacity,
-                    is_cold=is_cold,
-                )
+            begin = time.monotonic()
+            on = start(
+                lease.name,
+                state=state,
+                connection=connection,
+                reporter=reporter,
+                capacity=capacity,
+                is_cold=is_cold,
             )
-        seconds: list[float | None] = []
-        for lease in on:
+            begun.append((on, begin))
+        for lease, begin in begun:
             if boot_timeout_s is None:
                 seconds.append(None)
                 continue
             with reporter.step(f"boot {lease.name}") as step:
-                seconds.append(
-                    wait(lease, state=state, connection=connection, timeout_s=boot_timeout_s, note=step.note)
-                )
+                wait(lease, state=state, connection=connection, timeout_s=boot_timeout_s, note=step.note)
+            seconds.append(time.monotonic() - begin)
     except BaseException:
         _remove_all([lease.name for lease in made], state=state, connection=connection)
         raise
-    return on, seconds
+    return [lease for lease, _ in begun], seconds
 
 
 @contextlib.contextmanager

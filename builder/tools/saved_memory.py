@@ -92,7 +92,7 @@ def resumed_xml(saved: str, machine: Machine) -> str:
     saved: the XML in the file, with all the addresses that libvirt gave. machine: other name, disks, ports, log.
     """
     root, new = ET.fromstring(saved), ET.fromstring(domain_xml(machine))
-    for tag in ("name", "uuid", "metadata"):
+    for tag in ("name", "uuid", "metadata", "sysinfo"):
         _replace(root, new, tag)
     root.attrib.pop("id", None)
     # Labels are of the saved machine's processes; libvirt gives new ones.
