@@ -100,7 +100,7 @@ def _of_host(connection: Connection) -> dict[str, str]:
         "qemu": versions["qemu"],
         "libvirt": versions["libvirt"],
         "cpu": _cpu(),
-        "host": machine_id.read_text(encoding="ascii").strip() if machine_id.exists() else platform.node(),
+        "host": machine_id.read_text(encoding="utf-8").strip() if machine_id.exists() else platform.node(),
         "kernel": platform.release(),
         "agent": hashlib.sha256(agent_text().encode()).hexdigest()[:12],
     }
