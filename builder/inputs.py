@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 
 import requests
 
 from builder import bases, importing, install, trees
 from builder.errors import ConfigError, ToolError
+from builder.last_seen import last_seen, remember
 from builder.model import Image, Project, Repository, Source
-from builder.plan import NOT_KNOWN
-from builder.steps import ARTIFACTS, Step
+from builder.plan import NEEDS_NETWORK, NOT_KNOWN
+from builder.steps import ARTIFACTS, Sparrowdo, Step
+from builder.tools.download import shown
 
 _FETCH_TIMEOUT_S = 30
 
@@ -23,7 +27,41 @@ _ANY_TREE = "http://golden/"
 _RECIPE_FORMAT = "2"
 
 
-def image_inputs(project: Project, image: Image, *, state: Path) -> dict[str, str]:
+class Repositories:
+    """What package repositories hold, each asked once. offline: told of one that does not answer, which is then taken
+    as it was when it last did; without it that is an error.
+    """
+
+    def __init__(self, *, state: Path, offline: Callable[[str], None] | None = None) -> None:
+        self._state = state
+        self._offline = offline
+        self._known: dict[str, str] = {}
+
+    def fingerprint(self, repository: Repository) -> str:
+        """SHA-256 of its repomd.xml, or NEEDS_NETWORK. Raises as `repomd` does."""
+        if repository.location not in self._known:
+            self._known[repository.location] = self._ask(repository)
+        return self._known[repository.location]
+
+    def _ask(self, repository: Repository) -> str:
+        try:
+            text = repomd(repository)
+        except ToolError:
+            if self._offline is None:
+                raise
+            seen = last_seen(repository.location, state=self._state)
+            went_on = f"taken as it was on {seen.asked} UTC" if seen else "it was never asked before"
+            address = shown(repository.location)
+            self._offline(f"the package repository '{repository.name}' does not answer ({address}); {went_on}")
+            return _digest(seen.repomd) if seen else NEEDS_NETWORK
+        if repository.folder is None:
+            remember(repository.location, text, state=self._state)
+        return _digest(text)
+
+
+def image_inputs(
+    project: Project, image: Image, *, state: Path, repositories: Repositories | None = None
+) -> dict[str, str]:
     """Name -> digest or text, in a fixed order; the parent is not among them.
 
     Reads files and package repositories' repomd.xml, starts nothing. Raises ConfigError for what is missing or wrong.
@@ -37,13 +75,16 @@ def image_inputs(project: Project, image: Image, *, state: Path) -> dict[str, st
         inputs |= _base(project, image, state=state)
     for number, step in enumerate(image.steps, 1):
         inputs[f"step {number}: {step.kind}"] = _text(step)
+        if isinstance(step, Sparrowdo) and step.expires_days:
+            inputs[f"step {number}: {step.kind}, age"] = _period(step.expires_days)
     inputs |= _files(project, image)
     is_import = image.parent is None and bases.is_import(project.distributions[image.distribution])
     if image.needs_repositories or is_import:
         # The packages of the artifacts' repository are in their step; its metadata differs with the time of day.
+        known = repositories or Repositories(state=state)
         own = [repository for repository in image.repositories if repository.name != ARTIFACTS]
         for repository in (*own, *project.repositories(image.name)):
-            inputs[f"repository {repository.name}"] = fingerprint(repository)
+            inputs[f"repository {repository.name}"] = known.fingerprint(repository)
     return inputs
 
 
@@ -78,9 +119,15 @@ def _tree(folder: Path) -> str:
     return _digest("\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
+def _period(days: int) -> str:
+    """Which stretch of so many days today is in. Nothing pins what a bootstrap downloads; only time tells its age."""
+    begin = date.fromordinal(date.today().toordinal() // days * days)
+    return f"the {days} days from {begin}"
+
+
 def _text(step: Step) -> str:
     """A step as it counts; what it leaves at its default does not, so that new options change no old keys."""
-    return step.model_dump_json(exclude={"kind", "timeout_s"}, exclude_defaults=True)
+    return step.model_dump_json(exclude={"kind", "timeout_s", "retries"}, exclude_defaults=True)
 
 
 def need_unchanged(project: Project, image: Image, planned: Mapping[str, str]) -> None:
@@ -102,7 +149,7 @@ def _files(project: Project, image: Image) -> dict[str, str]:
     return {
         f"file {path}": digest
         for step in image.steps
-        for source in step.files
+        for source in (*step.files, *(path for path in step.files_if_there if os.path.lexists(project.folder / path)))
         for path, digest in trees.digests(project.folder, source).items()
     }
 
@@ -119,8 +166,8 @@ def public_key(project: Project) -> str:
         ) from error
 
 
-def fingerprint(repository: Repository) -> str:
-    """SHA-256 of a package repository's repomd.xml, which holds the digests of all the rest of it.
+def repomd(repository: Repository) -> str:
+    """The text of a package repository's repomd.xml, which holds the digests of all the rest of it.
 
     Raises ConfigError if the folder holds no repository, ToolError if the server does not give it.
     """
@@ -128,7 +175,7 @@ def fingerprint(repository: Repository) -> str:
         path = repository.folder / "repodata" / "repomd.xml"
         if not path.is_file():
             raise ConfigError(f"'{repository.name}' is no package repository: {path} is missing")
-        return _digest(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     url = f"{repository.location.rstrip('/')}/repodata/repomd.xml"
     try:
         answer = requests.get(url, timeout=_FETCH_TIMEOUT_S)
@@ -136,9 +183,9 @@ def fingerprint(repository: Repository) -> str:
     except requests.RequestException as error:
         raise ToolError(
             f"could not read the package repository '{repository.name}'",
-            details=[("address", url), ("reason", str(error))],
+            details=[("address", shown(url)), ("reason", str(error).replace(url, shown(url)))],
         ) from error
-    return _digest(answer.text)
+    return answer.text
 
 
 def _digest(text: str) -> str:

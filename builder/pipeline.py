@@ -30,7 +30,7 @@ from builder.plan import Planned, order, plan
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import guestfs, qemu_img, scratch_disk, virt_install
+from builder.tools import guestfs, proxies, qemu_img, scratch_disk, virt_install
 from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
@@ -52,19 +52,21 @@ def decide(
     *,
     rebuild: Iterable[str] = (),
     standing: Mapping[str, Build] | None = None,
+    offline: Callable[[str], None] | None = None,
 ) -> list[Planned]:
     """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
 
-    standing: builds that are taken as they are, whatever has changed since.
+    standing: builds that are taken as they are, whatever has changed since. offline: as of `inputs.Repositories`.
     """
     standing = standing or {}
+    repositories = inputs.Repositories(state=store.state, offline=offline)
     names = order(project, wanted)
     newest = {name: build for name in names if (build := store.newest(name)) is not None}
     return plan(
         project,
         names,
         inputs={
-            name: inputs.image_inputs(project, project.images[name], state=store.state)
+            name: inputs.image_inputs(project, project.images[name], state=store.state, repositories=repositories)
             for name in names
             if name not in standing
         },
@@ -171,7 +173,7 @@ class Pipeline:
         version = self.store.next_version(planned.image)
         self.store.discard_failed(planned.image)
         preflight.need_disk(self.store.root, _ROOM_BYTES, f"build '{planned.image}'")
-        provision.check(self.project.images[planned.image].steps)
+        provision.check(self.project.images[planned.image].steps, project=self.project.folder)
         chain = self.store.chain(parent) if parent else []
         if parent is not None:
             with self.reporter.step(f"{planned.image}: verify the parent {parent.stem}"):
@@ -202,12 +204,12 @@ class Pipeline:
                 qemu_img.create_overlay(bench.disk, parents[0])
             else:
                 self._make_base(bench, connection)
+            versions: dict[str, str] = {}
             for phase in bench.phases:
                 with self.reporter.step(f"{name}: {phase.title}") as step:
-                    self._phase(bench, phase, parents, repositories, connection, note=step.note)
+                    versions |= self._phase(bench, phase, parents, repositories, connection, note=step.note)
         inputs.need_unchanged(self.project, bench.image, planned.inputs)
         report = seal.read_report(bench.output)
-        (bench.logs / "offline-steps.log").write_text(report.log, encoding="utf-8")
         packages = bench.work / "packages"
         packages.write_text("".join(f"{package}\n" for package in report.packages), encoding="utf-8")
         package_changes.write(
@@ -242,6 +244,7 @@ class Pipeline:
             virtual_bytes=sealed.virtual_bytes,
             packages=len(report.packages),
             packages_sha256=hashlib.sha256(packages.read_bytes()).hexdigest(),
+            private_keys=report.private_keys,
             arch=bench.distribution.arch,
             firmware=bench.distribution.firmware,
             memory_mib=bench.distribution.memory_mib,
@@ -252,6 +255,7 @@ class Pipeline:
             times=tuple(self.reporter.times[first:]),
             commands=tuple(command.line for command in commands),
             tools=preflight.versions(_PROGRAMS),
+            software=versions,
         )
         self.store.commit(build, disk=target, packages=packages, logs=bench.logs)
         return build
@@ -308,6 +312,11 @@ class Pipeline:
                 f"{name}: this machine's osinfo-db does not know '{distribution.osinfo}'; "
                 f"virt-install is told '{installation.osinfo}'"
             )
+        if installation.proxy and proxies.has_login(str(installation.location)):
+            self.reporter.note(
+                f"{name}: the installer is told the proxy {installation.proxy} without its login, which everybody on "
+                "this host could read; if that is not let through, install from a DVD"
+            )
         for what in install.advice(distribution, bench.kickstart.read_text(encoding="utf-8"), image=name):
             self.reporter.note(f"{name}: {what}")
 
@@ -320,10 +329,12 @@ class Pipeline:
         connection: Connection,
         *,
         note: Callable[[str], None],
-    ) -> None:
+    ) -> dict[str, str]:
+        """Returns the versions that its steps found in the guest."""
         factor = self.host.accelerator.time_factor
         if phase.is_online:
-            provision.provision(
+            scratch_disk.make(bench.scratch)
+            return provision.provision(
                 layer.machine(bench, parents=parents, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
                 connection=connection,
@@ -333,25 +344,25 @@ class Pipeline:
                 limits=bench.distribution.limits,
                 time_factor=factor,
                 note=note,
+                stage=self.reporter.part,
             )
-        else:
-            more = layer.more_disks(bench, phase)
-            if bench.scratch in more:
-                scratch_disk.make(bench.scratch)
-            guestfs.customize(
-                layer.operations(
-                    phase, repositories=repositories, preparations=self._preparations(bench, repositories)
-                ),
-                disk=bench.disk,
-                output=bench.output,
-                scripts=bench.scripts,
-                more=more,
-                why=f"run {phase.title} on '{bench.image.name}'",
-                log=bench.logs / "virt-customize.log",
-                is_kvm=self.host.is_kvm,
-                time_factor=factor,
-                note=note,
-            )
+        more = layer.more_disks(bench, phase)
+        if bench.scratch in more:
+            scratch_disk.make(bench.scratch)
+        guestfs.customize(
+            layer.operations(phase, repositories=repositories, preparations=self._preparations(bench, repositories)),
+            disk=bench.disk,
+            output=bench.output,
+            scripts=bench.scripts,
+            more=more,
+            why=f"run {phase.title} on '{bench.image.name}'",
+            log=bench.logs / "virt-customize.log",
+            is_kvm=self.host.is_kvm,
+            time_factor=factor,
+            note=note,
+        )
+        seal.keep_output(bench.output, bench.logs)
+        return {}
 
     # --- what a build stands in
 
@@ -389,9 +400,7 @@ class Pipeline:
         )
 
     def _download_commands(self, planned: Planned) -> list[Command]:
-        image = self.project.images[planned.image]
-        source = self.project.distributions[image.distribution].source
-        line = bases.download_command(source, state=self.store.state) if source and image.parent is None else None
+        line = bases.download_command(self.project, planned.image, state=self.store.state)
         return [Command(title="download", line=line)] if line else []
 
     def _commands(

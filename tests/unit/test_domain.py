@@ -108,3 +108,14 @@ def test_cards_of_one_machine_differ_and_the_first_is_the_machines() -> None:
 def test_without_a_card_in_user_mode_no_port_is_forwarded() -> None:
     assert "hostfwd" not in domain_xml(MACHINES["clone-bridge"])
     assert "commandline" not in domain_xml(MACHINES["clone-bridge"])
+
+
+def test_a_scratch_disk_is_raw_and_behind_the_others() -> None:
+    root = ET.fromstring(domain_xml(make_machine(scratch=Path("/state/work/a & b/scratch.raw"))))
+    *_, last = root.findall("devices/disk")
+    found = {
+        name: element.attrib for name in ("driver", "source", "target") if (element := last.find(name)) is not None
+    }
+    assert found["driver"]["type"] == "raw"
+    assert found["source"] == {"file": "/state/work/a & b/scratch.raw"}
+    assert found["target"] == {"dev": "vdb", "bus": "virtio"}

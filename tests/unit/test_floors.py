@@ -40,6 +40,8 @@ FLOORS: dict[str, int] = {
             "config_messages",
             "trees",
             "package_changes",
+            "private_keys",
+            "last_seen",
         ],
         1,
     ),
@@ -65,7 +67,7 @@ FLOORS: dict[str, int] = {
         ],
         4,
     ),
-    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived"], 5),
+    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived", "sparrowfiles"], 5),
     **dict.fromkeys(["cli", "__main__"], 6),
 }
 
