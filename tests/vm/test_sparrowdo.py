@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,9 +134,20 @@ def test_sparrowfiles_on_clones_end_with_their_own_result(project: Golden, ended
     ]
     assert "hello" in found[0]["output"]
     assert "this is wrong" in found[1]["output"]
-    assert [lease.name for lease in clones.leases(project.state) if lease.name.startswith("sparrowdo-")] == [
-        "sparrowdo-kept"
-    ]
+    assert clones.names(project.state) == ["sparrowdo-kept"]
+
+
+def test_an_interrupt_leaves_no_clone(project: Golden, ended: dict[str, Ended]) -> None:
+    files = [project.file.parent / "sparrow" / name for name in ("good.raku", "bad.raku")]
+    words = [word for file in files for word in ("--sparrowfile", file)]
+    with project.started("sparrowdo", "sandbox-sparrow", "--jobs", "2", *words) as process:
+        deadline = time.monotonic() + 60
+        while len(clones.names(project.state)) < 3:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+    assert clones.names(project.state) == ["sparrowdo-kept"]
 
 
 def test_validate_says_what_is_in_the_image(ended: dict[str, Ended]) -> None:
