@@ -136,7 +136,7 @@ def operations(
     """
     steps = customize.operations(phase.steps, repositories=repositories)
     steps = [*preparations, *steps] if phase.prepares else steps
-    return [*steps, seal.OPERATION] if phase.is_last else steps
+    return [*steps, seal.OPERATION if phase.is_last else seal.KEEP_OUTPUT]
 
 
 def more_disks(bench: Bench, phase: Phase) -> list[Path]:
@@ -190,6 +190,7 @@ def machine(bench: Bench, *, parents: Sequence[Path], is_kvm: bool, port: int, p
         memory_mib=bench.distribution.memory_mib,
         cpus=bench.distribution.cpus,
         disks=(Disk(chain=(bench.disk, *parents)),),
+        scratch=bench.scratch,
         ssh_port=port,
         console_log=bench.console,
     )
@@ -253,7 +254,10 @@ def _first_commands(
 
 def _online_commands(bench: Bench, phase: Phase, *, uri: str, target: ssh.Target) -> list[str]:
     """libvirt is called as a library; virsh is how a person does the same."""
-    lines: list[run.Argv] = [["virsh", "--connect", uri, "create", bench.domain_xml]]
+    lines: list[run.Argv] = [
+        scratch_disk.argv(bench.scratch),
+        ["virsh", "--connect", uri, "create", bench.domain_xml],
+    ]
     for number, step in phase.steps:
         lines += provision.argvs(step, target, project=bench.project, work=bench.work / name_of(number, step))
     return [run.printable(argv) for argv in (*lines, ssh.command(target, *provision.POWER_OFF))]

@@ -210,7 +210,6 @@ class Pipeline:
                     versions |= self._phase(bench, phase, parents, repositories, connection, note=step.note)
         inputs.need_unchanged(self.project, bench.image, planned.inputs)
         report = seal.read_report(bench.output)
-        (bench.logs / "offline-steps.log").write_text(report.log, encoding="utf-8")
         packages = bench.work / "packages"
         packages.write_text("".join(f"{package}\n" for package in report.packages), encoding="utf-8")
         package_changes.write(
@@ -245,6 +244,7 @@ class Pipeline:
             virtual_bytes=sealed.virtual_bytes,
             packages=len(report.packages),
             packages_sha256=hashlib.sha256(packages.read_bytes()).hexdigest(),
+            private_keys=report.private_keys,
             arch=bench.distribution.arch,
             firmware=bench.distribution.firmware,
             memory_mib=bench.distribution.memory_mib,
@@ -333,6 +333,7 @@ class Pipeline:
         """Returns the versions that its steps found in the guest."""
         factor = self.host.accelerator.time_factor
         if phase.is_online:
+            scratch_disk.make(bench.scratch)
             return provision.provision(
                 layer.machine(bench, parents=parents, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
@@ -360,6 +361,7 @@ class Pipeline:
             time_factor=factor,
             note=note,
         )
+        seal.keep_output(bench.output, bench.logs)
         return {}
 
     # --- what a build stands in

@@ -40,6 +40,7 @@ FLOORS: dict[str, int] = {
             "config_messages",
             "trees",
             "package_changes",
+            "private_keys",
             "last_seen",
         ],
         1,
