@@ -94,7 +94,7 @@ def test_the_generated_tests_hold_what_is_promised(tmp_path: Path) -> None:
     asked = Promises(packages=("jq",), boot_within_s=30, commands=('it\'s "quoted" $HOME',))
     file = verify.write_tests(asked, OLD, work=tmp_path / "verify", boot_limit_s=600, time_factor=5)
     written = json.loads(file.with_name("promises.json").read_text())
-    assert file.name == "test_image.py"
+    assert file.name == "golden_promises.py"
     assert written["packages"] == ["jq"]
     assert written["commands"] == ['it\'s "quoted" $HOME']
     assert (written["boot_within_s"], written["boot_limit_s"]) == (150, 600)
