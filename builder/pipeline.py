@@ -239,7 +239,9 @@ class Pipeline:
         build = Build(
             id=ImageId(image=name, version=bench.version, sha256=sealed.sha256),
             parent=chain[0].id if chain else None,
-            private=bench.image.is_private or any(build.private for build in chain),
+            private=bench.image.is_private
+            or bases.is_private(bench.image, bench.distribution)
+            or any(build.private for build in chain),
             distribution=bench.distribution.name,
             description=bench.image.description,
             key=planned.key,
