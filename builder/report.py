@@ -125,6 +125,8 @@ def html(night: Night, *, history: Sequence[Night]) -> str:
         counts={name: sum(turn.outcome == name for turn in night.turns) for name in ("built", "stands", "failed")},
         nights=len(nights),
         plots=plots(nights),
+        images=len({turn.image for it in nights for turn in it.turns}),
+        most=_MOST_LINES,
         why=why,
         spent=_spent,
         size=format_bytes,
