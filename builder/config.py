@@ -23,7 +23,7 @@ from builder.catalogue import (
 from builder.config_messages import message
 from builder.config_steps import Parsed, parse_step
 from builder.errors import ConfigError, Problem, did_you_mean
-from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Repository, Setup
+from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Refresh, Repository, Setup
 from builder.password import parse_hash
 from builder.sources import RawSource
 from builder.steps import Modules, RootPassword, Step
@@ -81,6 +81,7 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    refresh: Refresh = "on-change"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
 
 
@@ -283,6 +284,7 @@ class _Loader:
                 description=image.description,
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
+                refresh=image.refresh,
                 steps=(
                     *self._steps(name, image.steps, distribution, distributions),
                     *(secret if image.parent is None else ()),

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import (
     bases,
+    checks,
     flatten,
     importing,
     inputs,
@@ -23,10 +24,14 @@ from builder import (
     provision,
     seal,
 )
+from builder.checks import Check
+from builder.decision import Decision
+from builder.decision import decide as decide
+from builder.digests import Artifacts
 from builder.errors import GoldenError
 from builder.layer import Bench, Command, Phase
 from builder.model import Build, ImageId, Project, Repository
-from builder.plan import Planned, order, plan
+from builder.plan import Planned, order
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
@@ -45,36 +50,6 @@ _COMPRESS_TIMEOUT_S = 3600
 _PROGRAMS = ("virt-install", "virt-customize", "qemu-img", "ssh", "xorriso")
 
 
-def decide(
-    project: Project,
-    store: Store,
-    wanted: Iterable[str],
-    *,
-    rebuild: Iterable[str] = (),
-    standing: Mapping[str, Build] | None = None,
-) -> list[Planned]:
-    """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
-
-    standing: builds that are taken as they are, whatever has changed since.
-    """
-    standing = standing or {}
-    names = order(project, wanted)
-    newest = {name: build for name in names if (build := store.newest(name)) is not None}
-    return plan(
-        project,
-        names,
-        inputs={
-            name: inputs.image_inputs(project, project.images[name], state=store.state)
-            for name in names
-            if name not in standing
-        },
-        builds=newest,
-        is_present=store.is_present,
-        rebuild=rebuild,
-        standing=standing,
-    )
-
-
 @dataclass(frozen=True)
 class Host:
     """What a build needs of this machine. uri: libvirt's, as virt-install is told it."""
@@ -88,7 +63,10 @@ class Host:
 
 
 class Pipeline:
-    """Builds images of one project into its store. standing: builds that are taken as they are."""
+    """Builds images of one project into its store.
+
+    standing: builds that are taken as they are. now: what the time is, for what is refreshed by the clock.
+    """
 
     def __init__(
         self,
@@ -98,45 +76,70 @@ class Pipeline:
         host: Host,
         reporter: Reporter,
         standing: Mapping[str, Build] | None = None,
+        now: datetime | None = None,
     ) -> None:
         self.standing = standing or {}
+        self.now = now
         self.project = project
         self.store = store
         self.host = host
         self.reporter = reporter
 
-    def build(self, wanted: Sequence[str], *, rebuild: Sequence[str], connection: Connection) -> list[Build]:
+    def build(
+        self,
+        wanted: Sequence[str],
+        *,
+        rebuild: Sequence[str] = (),
+        refresh: Sequence[str] = (),
+        connection: Connection,
+    ) -> list[Build]:
         """Build `wanted` and whatever they stand on, as far as that is not there already.
 
-        Returns the builds of the plan, parents first. What is finished stays when a later one fails.
+        rebuild: images to build whatever their key says. refresh: images to look at anew as if their time had come.
+        Returns the builds of the plan, parents first; of an image in which a new build found nothing new, the one that
+        stands. What is finished stays when a later one fails.
         Raises what the failing step raised, with the place of what was kept.
         """
         preflight.require(_PROGRAMS, "build images")
         preflight.need_reach(self.store.root, connection)
         for name in order(self.project, wanted):
             preflight.need_architecture(self.project.distribution_of(name).arch, name)
-        self._fetch(wanted, rebuild=rebuild)
+        self._fetch(wanted, rebuild=rebuild, refresh=refresh)
         with self.store.lock():
             self._clear(connection)
             done: dict[str, Build] = {}
-            for planned in self._decide(wanted, rebuild=rebuild):
+            decision = self._decision(wanted, rebuild=rebuild, refresh=refresh)
+            for name in decision.names:
+                # Again each time: a parent that came out as it was leaves its children as they are.
+                planned = decision.next(name, done=done)
                 if planned.build is not None:
-                    self.reporter.note(f"{planned.image}: {planned.build.version} stands: {planned.reason}")
-                    done[planned.image] = planned.build
+                    self.reporter.note(f"{name}: {planned.build.version} stands: {planned.reason}")
+                    done[name] = planned.build
                 else:
-                    self.reporter.note(f"{planned.image}: a new build: {planned.reason}")
+                    self.reporter.note(f"{name}: a new build: {planned.why}")
                     parent = done[planned.parent] if planned.parent else None
-                    done[planned.image] = self._build(planned, parent, connection)
+                    done[name] = self._build(planned, parent, connection)
         return list(done.values())
 
-    def _decide(self, wanted: Sequence[str], *, rebuild: Sequence[str]) -> list[Planned]:
-        return decide(self.project, self.store, wanted, rebuild=rebuild, standing=self.standing)
+    def _decision(self, wanted: Sequence[str], *, rebuild: Sequence[str], refresh: Sequence[str]) -> Decision:
+        return Decision(
+            self.project,
+            self.store,
+            wanted,
+            rebuild=rebuild,
+            refresh=refresh,
+            standing=self.standing,
+            now=self.now,
+            note=self.reporter.note,
+        )
 
-    def dry_run(self, wanted: Sequence[str], *, rebuild: Sequence[str]) -> dict[str, list[Command]]:
+    def dry_run(
+        self, wanted: Sequence[str], *, rebuild: Sequence[str] = (), refresh: Sequence[str] = ()
+    ) -> dict[str, list[Command]]:
         """The commands of each build that would be made, ready to paste, and the files they name, really written."""
         found: dict[str, list[Command]] = {}
         would_be: dict[str, list[Path]] = {}
-        for planned in self._decide(wanted, rebuild=rebuild):
+        for planned in self._decision(wanted, rebuild=rebuild, refresh=refresh).plan():
             below = would_be[planned.parent] if planned.parent else []
             if planned.build is not None:
                 would_be[planned.image] = [self.store.qcow2(planned.build), *below]
@@ -210,6 +213,8 @@ class Pipeline:
         (bench.logs / "offline-steps.log").write_text(report.log, encoding="utf-8")
         packages = bench.work / "packages"
         packages.write_text("".join(f"{package}\n" for package in report.packages), encoding="utf-8")
+        if (standing := self._same_as_before(planned, packages)) is not None:
+            return standing
         package_changes.write(
             package_changes.describe(
                 list(report.packages),
@@ -238,6 +243,8 @@ class Pipeline:
             description=bench.image.description,
             key=planned.key,
             inputs=planned.inputs,
+            texts=planned.texts,
+            reason=planned.why,
             size_bytes=sealed.size_bytes,
             virtual_bytes=sealed.virtual_bytes,
             packages=len(report.packages),
@@ -254,13 +261,36 @@ class Pipeline:
             tools=preflight.versions(_PROGRAMS),
         )
         self.store.commit(build, disk=target, packages=packages, logs=bench.logs)
+        Artifacts(self.store).remember(build)
         return build
 
-    def _fetch(self, wanted: Sequence[str], *, rebuild: Sequence[str]) -> None:
+    def _same_as_before(self, planned: Planned, packages: Path) -> Build | None:
+        """The build that goes on standing because nothing new came of this one; remembered, so that it is not repeated.
+
+        packages: the new list, a file.
+        """
+        standing = planned.standing
+        if standing is None or hashlib.sha256(packages.read_bytes()).hexdigest() != standing.packages_sha256:
+            return None
+        checks.write(
+            self.store,
+            Check(
+                build=standing.id,
+                key=planned.key,
+                inputs=planned.inputs,
+                texts=planned.texts,
+                reason=planned.why,
+                at=(self.now or datetime.now(UTC)).isoformat(timespec="seconds"),
+            ),
+        )
+        self.reporter.note(f"{planned.image}: nothing new: the same recipe and packages; {standing.version} stands")
+        return standing
+
+    def _fetch(self, wanted: Sequence[str], *, rebuild: Sequence[str], refresh: Sequence[str]) -> None:
         """Before the lock of the store: what takes long here takes nothing from another golden of this project."""
         names = [name for name in order(self.project, wanted) if self._is_made_of_a_source(name)]
         bases.refresh(self.project, names, state=self.store.state, reporter=self.reporter)
-        for planned in self._decide(wanted, rebuild=rebuild):
+        for planned in self._decision(wanted, rebuild=rebuild, refresh=refresh).plan():
             if planned.build is None and planned.image in names:
                 bases.fetch(self.project, planned.image, state=self.store.state, reporter=self.reporter)
 

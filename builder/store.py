@@ -164,11 +164,6 @@ class Store:
         for link in self.chain(build):
             verify_digest(self.qcow2(link), link.id.sha256, what=f"'{link.stem}'", remedy=f"golden build {link.image}")
 
-    def is_present(self, build: Build) -> bool:
-        """A cheap look: the file is there and has its size. What is built on it is verified in full before."""
-        path = self.qcow2(build)
-        return path.is_file() and path.stat().st_size == build.size_bytes
-
     @property
     def id(self) -> str:
         """Tells this store from others on the host, in names of domains."""

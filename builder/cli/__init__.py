@@ -27,6 +27,7 @@ from builder.cli.package import package
 from builder.cli.publish import publish, repo
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
+from builder.cli.why import why
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
 from builder.progress import Reporter, Style
 from builder.store import default_state
@@ -143,6 +144,7 @@ def _signals_as_exceptions() -> Iterator[None]:
 for command in (
     build,
     plan,
+    why,
     list_images,
     show,
     diff,

@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
             "checksums",
             "password",
             "private",
+            "input_changes",
         ],
         0,
     ),
@@ -40,6 +41,7 @@ FLOORS: dict[str, int] = {
             "config_messages",
             "trees",
             "package_changes",
+            "checks",
         ],
         1,
     ),
@@ -65,7 +67,7 @@ FLOORS: dict[str, int] = {
         ],
         4,
     ),
-    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived"], 5),
+    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived", "decision"], 5),
     **dict.fromkeys(["cli", "__main__"], 6),
 }
 
