@@ -23,15 +23,25 @@ def decide(
     refresh: Iterable[str] = (),
     standing: Mapping[str, Build] | None = None,
     now: datetime | None = None,
+    offline: Callable[[str], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> list[Planned]:
     """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
 
     standing: builds that are taken as they are, whatever has changed since. now: the real time unless given.
-    note: hears of what may take a while.
+    offline: as of `inputs.Repositories`. note: hears of what may take a while.
     """
-    asked = Decision(project, store, wanted, rebuild=rebuild, refresh=refresh, standing=standing, now=now, note=note)
-    return asked.plan()
+    return Decision(
+        project,
+        store,
+        wanted,
+        rebuild=rebuild,
+        refresh=refresh,
+        standing=standing,
+        now=now,
+        offline=offline,
+        note=note,
+    ).plan()
 
 
 class Decision:
@@ -47,6 +57,7 @@ class Decision:
         refresh: Iterable[str] = (),
         standing: Mapping[str, Build] | None = None,
         now: datetime | None = None,
+        offline: Callable[[str], None] | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
         """As of `decide`."""
@@ -56,7 +67,12 @@ class Decision:
         self.rebuild, self.refresh = list(rebuild), list(refresh)
         self.standing = dict(standing or {})
         self.now = now or datetime.now(UTC)
-        self.inputs = all_inputs(project, [name for name in self.names if name not in self.standing], state=store.state)
+        self.inputs = all_inputs(
+            project,
+            [name for name in self.names if name not in self.standing],
+            state=store.state,
+            offline=offline,
+        )
         self.artifacts = Artifacts(store, note=note)
         self._faults: dict[str, str] = {}
         self.known = Known(builds=store.builds(), fault=self._fault, checks=checks.checks(store))

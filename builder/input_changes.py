@@ -11,6 +11,9 @@ from builder.frozen import Frozen
 
 # In place of a digest that only a download can tell.
 NOT_KNOWN = "not known before it is downloaded"
+# In place of the digest of a package repository that does not answer, and never did.
+NEEDS_NETWORK = "needs the network"
+_UNKNOWN = {NOT_KNOWN: f"is {NOT_KNOWN}", NEEDS_NETWORK: NEEDS_NETWORK}
 
 # A reason is one line; a whole folder of changed files is not.
 _MOST_CHANGES = 5
@@ -48,9 +51,9 @@ def changes(
     before, after = old_texts or {}, new_texts or {}
     found = [_change(name, "new", None, new[name]) for name in new if name not in old]
     found += [_change(name, "gone", old[name], None) for name in old if name not in new]
-    found += [_change(name, "unknown", old.get(name), NOT_KNOWN) for name in new if new[name] == NOT_KNOWN]
+    found += [_change(name, "unknown", old.get(name), new[name]) for name in new if new[name] in _UNKNOWN]
     for name in new:
-        if name in old and new[name] not in (old[name], NOT_KNOWN):
+        if name in old and new[name] not in (old[name], *_UNKNOWN):
             found.append(_changed(name, old[name], new[name], before.get(name), after.get(name)))
     return found
 
@@ -70,7 +73,7 @@ def _one_line(words: Sequence[str]) -> str:
 
 
 def _change(name: str, kind: Kind, before: str | None, after: str | None) -> Change:
-    short = f"{name} is {NOT_KNOWN if kind == 'unknown' else kind}"
+    short = f"{name} {_UNKNOWN[after or ''] if kind == 'unknown' else f'is {kind}'}"
     value = before if kind == "gone" else after
     shown = _shown(value) if value is not None and kind != "unknown" else ""
     detail = f"{short} ({shown})" if shown else short
@@ -90,8 +93,7 @@ def _changed(name: str, old: str, new: str, old_text: str | None, new_text: str 
     elif old_text is not None and new_text is not None:
         diff = _diff(old_text.splitlines(), new_text.splitlines())
         detail = f"{name}: {_few(diff)}" if diff else f"{name} changed in a line that is not kept, as of a password"
-    elif _is_text(old) and _is_text(new):
-        diff = _diff(_lines(old), _lines(new))
+    elif _is_text(old) and _is_text(new) and (diff := _diff(_lines(old), _lines(new))):
         detail = f"{name}: {_few(diff)}"
     else:
         detail = f"{name}: {_shown(old)} -> {_shown(new)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,8 @@ from pydantic import Field
 
 from builder import bases, importing, install, trees
 from builder.errors import ConfigError, ToolError
-from builder.input_changes import NOT_KNOWN
+from builder.input_changes import NEEDS_NETWORK, NOT_KNOWN
+from builder.last_seen import last_seen, remember
 from builder.model import Frozen, Image, Project, Repository, Source
 from builder.steps import ARTIFACTS, Run, Step
 from builder.tools import kickstart
@@ -57,26 +58,55 @@ class Repomd(Frozen):
 
 
 class Repositories:
-    """The repositories' repomd.xml, each asked for once however many images use it."""
+    """What package repositories hold, each asked once however many images use it.
 
-    def __init__(self) -> None:
+    offline: told of one that does not answer, which is then taken as it was when it last did; without it that is an
+    error.
+    """
+
+    def __init__(self, *, state: Path, offline: Callable[[str], None] | None = None) -> None:
+        self._state = state
+        self._offline = offline
         self._known: dict[str, Repomd] = {}
 
     def fetch(self, repositories: Iterable[Repository]) -> None:
-        """Ask for those that are not known yet, several at once. Raises as `repomd` does, for the first that fails."""
+        """Ask those that are not known yet, several at once. Raises as `repomd` does, for the first that fails."""
         wanted = {it.location: it for it in repositories if it.location not in self._known}
         with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
-            self._known |= dict(zip(wanted, pool.map(repomd, wanted.values()), strict=True))
+            self._known |= dict(zip(wanted, pool.map(self._ask, wanted.values()), strict=True))
 
     def repomd(self, repository: Repository) -> Repomd:
         self.fetch([repository])
         return self._known[repository.location]
 
+    def _ask(self, repository: Repository) -> Repomd:
+        address = shown(repository.location)
+        try:
+            text = repomd(repository)
+        except ToolError:
+            if self._offline is None:
+                raise
+            seen = last_seen(repository.location, state=self._state)
+            went_on = f"taken as it was on {seen.asked} UTC" if seen else "it was never asked before"
+            self._offline(f"the package repository '{repository.name}' does not answer ({address}); {went_on}")
+            if seen is None:
+                return Repomd(digest=NEEDS_NETWORK, text=f"at {address}")
+            text = seen.repomd
+        else:
+            if repository.folder is None:
+                remember(repository.location, text, state=self._state)
+        return Repomd(digest=_digest(text), text=f"{_made(text)} at {address}")
 
-def all_inputs(project: Project, names: Iterable[str], *, state: Path) -> dict[str, Inputs]:
-    """The inputs of several images; what they share is read once. Raises as `image_inputs` does."""
+
+def all_inputs(
+    project: Project, names: Iterable[str], *, state: Path, offline: Callable[[str], None] | None = None
+) -> dict[str, Inputs]:
+    """The inputs of several images; what they share is read once. Raises as `image_inputs` does.
+
+    offline: as of `Repositories`.
+    """
     wanted = [project.images[name] for name in names]
-    repositories = Repositories()
+    repositories = Repositories(state=state, offline=offline)
     repositories.fetch([it for image in wanted for it in _package_repositories(project, image)])
     return {image.name: image_inputs(project, image, state=state, repositories=repositories) for image in wanted}
 
@@ -87,7 +117,7 @@ def image_inputs(project: Project, image: Image, *, state: Path, repositories: R
     Reads files and package repositories' repomd.xml, starts nothing. Raises ConfigError for what is missing or wrong,
     ToolError for a repository that does not answer.
     """
-    known = repositories or Repositories()
+    known = repositories or Repositories(state=state)
     values = {"golden's recipe format": _RECIPE_FORMAT}
     if image.is_private:
         values["privacy"] = "private"  # what was built in private is never taken for a public build
@@ -228,8 +258,8 @@ def public_key(project: Project) -> str:
         ) from error
 
 
-def repomd(repository: Repository) -> Repomd:
-    """SHA-256 of a package repository's repomd.xml, which holds the digests of all the rest of it; and its date.
+def repomd(repository: Repository) -> str:
+    """The text of a package repository's repomd.xml, which holds the digests of all the rest of it.
 
     Raises ConfigError if the folder holds no repository, ToolError if the server does not give it.
     """
@@ -237,19 +267,17 @@ def repomd(repository: Repository) -> Repomd:
         path = repository.folder / "repodata" / "repomd.xml"
         if not path.is_file():
             raise ConfigError(f"'{repository.name}' is no package repository: {path} is missing")
-        text = path.read_text(encoding="utf-8")
-    else:
-        url = f"{repository.location.rstrip('/')}/repodata/repomd.xml"
-        try:
-            answer = requests.get(url, timeout=_FETCH_TIMEOUT_S)
-            answer.raise_for_status()
-        except requests.RequestException as error:
-            raise ToolError(
-                f"could not read the package repository '{repository.name}'",
-                details=[("address", url), ("reason", str(error))],
-            ) from error
-        text = answer.text
-    return Repomd(digest=_digest(text), text=f"{_made(text)} at {shown(repository.location)}")
+        return path.read_text(encoding="utf-8")
+    url = f"{repository.location.rstrip('/')}/repodata/repomd.xml"
+    try:
+        answer = requests.get(url, timeout=_FETCH_TIMEOUT_S)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise ToolError(
+            f"could not read the package repository '{repository.name}'",
+            details=[("address", shown(url)), ("reason", str(error).replace(url, shown(url)))],
+        ) from error
+    return answer.text
 
 
 def _made(repomd: str) -> str:

@@ -35,7 +35,7 @@ from builder.plan import Planned, order
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import guestfs, qemu_img, scratch_disk, virt_install
+from builder.tools import guestfs, proxies, qemu_img, scratch_disk, virt_install
 from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
@@ -338,6 +338,11 @@ class Pipeline:
                 f"{name}: this machine's osinfo-db does not know '{distribution.osinfo}'; "
                 f"virt-install is told '{installation.osinfo}'"
             )
+        if installation.proxy and proxies.has_login(str(installation.location)):
+            self.reporter.note(
+                f"{name}: the installer is told the proxy {installation.proxy} without its login, which everybody on "
+                "this host could read; if that is not let through, install from a DVD"
+            )
         for what in install.advice(distribution, bench.kickstart.read_text(encoding="utf-8"), image=name):
             self.reporter.note(f"{name}: {what}")
 
@@ -419,9 +424,7 @@ class Pipeline:
         )
 
     def _download_commands(self, planned: Planned) -> list[Command]:
-        image = self.project.images[planned.image]
-        source = self.project.distributions[image.distribution].source
-        line = bases.download_command(source, state=self.store.state) if source and image.parent is None else None
+        line = bases.download_command(self.project, planned.image, state=self.store.state)
         return [Command(title="download", line=line)] if line else []
 
     def _commands(

@@ -170,6 +170,8 @@ def plan(
     """Show what `golden build` would do, and why. Starts no machine.
 
     reuse: the newest build stands. build: there is none. rebuild: something changed. refresh: its time came.
+    A package repository of the network that does not answer is taken as it was when it last did, and its date is
+    said; one that never did is named in the reason.
     """
     wanted = chosen(session.project, images)
     planned = decide(
@@ -179,6 +181,7 @@ def plan(
         rebuild=wanted if rebuild else [],
         refresh=wanted if refresh else [],
         now=now,
+        offline=session.reporter.note,
         note=session.reporter.note,
     )
     if as_json:

@@ -37,7 +37,9 @@ def why(session: Session, image: str, diff: bool, now: datetime | None, as_json:
         _explain_build(session, find(session, image), diff=diff, as_json=as_json)
         return
     chosen(session.project, [name])
-    planned = decide(session.project, session.store, [name], now=now, note=session.reporter.note)
+    planned = decide(
+        session.project, session.store, [name], now=now, offline=session.reporter.note, note=session.reporter.note
+    )
     cause = _cause(planned)
     if as_json:
         mine = planned[-1]

@@ -42,6 +42,7 @@ FLOORS: dict[str, int] = {
             "trees",
             "package_changes",
             "checks",
+            "last_seen",
         ],
         1,
     ),
