@@ -16,6 +16,7 @@ from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
 
 _PORT_TRIES = 5
+_SYNC_S = 300
 
 # Where a guest with QEMU's user network reaches the host's loopback. Source: QEMU, "Network emulation"; measured.
 HOST = "10.0.2.2"
@@ -36,11 +37,14 @@ def provision(
     limits: Limits,
     time_factor: float,
     note: Callable[[str], None],
+    checkpoint: Callable[[int, Domain], None] = lambda _number, _domain: None,
 ) -> None:
     """Run `steps` on `machine`, and come back when it is off; only then is its disk whole.
 
     machine: its ssh_port is only a first try. steps: with their number in the recipe. project: the folder of
-    golden.toml. time_factor: what time limits are multiplied by. The machine is gone afterwards, whatever happened.
+    golden.toml. time_factor: what time limits are multiplied by. checkpoint: called after each step but the last, with
+    its number, when all that it did is on the disk; the last one's is the machine switched off.
+    The machine is gone afterwards, whatever happened.
     Raises ToolError, or VerifyError for a playbook that did nothing.
     """
     for remaining in reversed(range(_PORT_TRIES)):
@@ -59,6 +63,9 @@ def provision(
                 guest.wait()
                 for number, step in steps:
                     guest.do(number, step)
+                    if number != steps[-1][0]:
+                        guest.write_out()
+                        checkpoint(number, domain)
                 guest.power_off()
             return
         except PortTaken:
@@ -177,6 +184,10 @@ class _Guest:
             ok=(0, 255),
         )
         self.wait(but_not_boot=before, timeout_s=limit_s)
+
+    def write_out(self) -> None:
+        """What the guest holds in memory of its file systems goes to its disk."""
+        run.query(ssh.command(self._target, "sync"), why="have the guest write out its disk", timeout_s=_SYNC_S)
 
     def _log(self, number: int, step: Step) -> Path:
         return self._logs / f"{name_of(number, step)}.log"

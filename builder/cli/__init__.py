@@ -25,6 +25,7 @@ from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.package import package
 from builder.cli.publish import publish, repo
+from builder.cli.resume import resume, shell
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.cli.why import why
@@ -145,6 +146,8 @@ for command in (
     build,
     plan,
     why,
+    resume,
+    shell,
     list_images,
     show,
     diff,

@@ -42,6 +42,7 @@ FLOORS: dict[str, int] = {
             "trees",
             "package_changes",
             "checks",
+            "checkpoints",
             "last_seen",
         ],
         1,
@@ -65,10 +66,11 @@ FLOORS: dict[str, int] = {
             "artifacts",
             "export",
             "starter",
+            "rewind",
         ],
         4,
     ),
-    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived", "decision"], 5),
+    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived", "decision", "resuming"], 5),
     **dict.fromkeys(["cli", "__main__"], 6),
 }
 
