@@ -13,7 +13,6 @@ from pathlib import Path
 
 from builder import (
     bases,
-    checkpoints,
     checks,
     flatten,
     importing,
@@ -26,23 +25,24 @@ from builder import (
     resuming,
     seal,
 )
-from builder.checkpoints import Checkpoint, Record, Trail
+from builder.checkpoints import Trail
 from builder.checks import Check
 from builder.decision import Decision
 from builder.decision import decide as decide
 from builder.digests import Artifacts
 from builder.errors import GoldenError
 from builder.layer import Bench, Command, Phase
-from builder.model import Build, Image, ImageId, Project, Repository
-from builder.plan import Planned, content_key, order
+from builder.model import Build, ImageId, Project, Repository
+from builder.plan import Planned, order
 from builder.preflight import Accelerator
 from builder.progress import Reporter
+from builder.resuming import Start
 from builder.store import Store
 from builder.tools import guestfs, proxies, qemu_img, scratch_disk, virt_install
 from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
-from builder.tools.libvirt import Connection, Domain
+from builder.tools.libvirt import Connection
 from builder.tools.package_cache import caching
 from builder.tools.virt_install import Installation
 from builder.tools.webserver import serving
@@ -123,8 +123,7 @@ class Pipeline:
                 else:
                     self.reporter.note(f"{name}: a new build: {planned.why}")
                     parent = done[planned.parent] if planned.parent else None
-                    trail = self._to_resume(planned, parent) if name in resume else None
-                    done[name] = self._build(planned, parent, connection, trail=trail)
+                    done[name] = self._build(planned, parent, connection, is_resumed=name in resume)
         return list(done.values())
 
     def _decision(self, wanted: Sequence[str], *, rebuild: Sequence[str], refresh: Sequence[str]) -> Decision:
@@ -173,70 +172,41 @@ class Pipeline:
 
     # --- one build
 
-    def _to_resume(self, planned: Planned, parent: Build | None) -> tuple[Trail, dict[str, str]] | None:
-        """What a failed build left, taken back to its last good checkpoint, and what decides the result then.
-
-        None, and the reason said, if there is nothing to go on from.
-        """
-        image, trail = self.project.images[planned.image], checkpoints.left_of(self.store, planned.image)
-        if trail is None:
-            self.reporter.note(f"{image.name}: no failed build has left a checkpoint; it is built anew")
-            return None
-        found = resuming.find(self.project, image, planned.inputs, parent=parent.id if parent else None, trail=trail)
-        if found.checkpoint is None:
-            self.reporter.note(f"{image.name}: built anew, not from a checkpoint: {found.reason}")
-            return None
-        trail.rewind(found.checkpoint)
-        self.reporter.note(f"{image.name}: {trail.record.version} goes on after {_after(image, found.checkpoint)}")
-        return trail, found.inputs
-
     def _build(
-        self,
-        planned: Planned,
-        parent: Build | None,
-        connection: Connection,
-        *,
-        trail: tuple[Trail, dict[str, str]] | None = None,
+        self, planned: Planned, parent: Build | None, connection: Connection, *, is_resumed: bool = False
     ) -> Build:
-        """trail: of the failed build to go on from, and what decides the result."""
+        """is_resumed: go on from what a failed build left, as far as it is good."""
         image = self.project.images[planned.image]
         if image.flat_of and parent is not None:
             return flatten.flatten(self.store, planned, image, parent, reporter=self.reporter)
-        if trail is None:
-            version = self.store.next_version(planned.image)
-            self.store.discard_failed(planned.image)
-        else:
-            version = trail[0].record.version
-            planned = planned.model_copy(update={"inputs": trail[1], "key": content_key(trail[1])})
+        start = resuming.begin(self.project, self.store, planned, parent=parent, is_resumed=is_resumed)
+        if start.said:
+            self.reporter.note(f"{image.name}: {start.said}")
+        planned, trail = start.planned, start.trail
         preflight.need_disk(self.store.root, _ROOM_BYTES, f"build '{planned.image}'")
-        provision.check(self.project.images[planned.image].steps)
+        provision.check(image.steps)
         chain = self.store.chain(parent) if parent else []
         if parent is not None:
             with self.reporter.step(f"{planned.image}: verify the parent {parent.stem}"):
                 self.store.verify(parent)
-        work = trail[0].work if trail else self.store.workspace(planned.image, version)
-        bench = self._bench(planned, version=version, work=work)
-        path = trail[0] if trail else _new_trail(planned, bench, parent)
+        bench = self._bench(planned, version=trail.record.version, work=trail.work)
         try:
-            build = self._make(planned, bench, chain, connection, trail=path)
+            bench.logs.mkdir(parents=True, exist_ok=True)
+            build = self._make(planned, bench, chain, connection, start=start)
         except KeyboardInterrupt:
             shutil.rmtree(bench.work)
             raise
         except GoldenError as error:
             error.details.append(("kept", f"{bench.work}: the disk, the logs, the exact commands"))
-            if path.last is not None:
-                path.keep()
-                error.details.append(("checkpoint", f"the state after {_after(bench.image, path.last)}"))
-            error.try_next = error.try_next or _how_to_go_on(planned.image, path)
+            resuming.keep(start, image, error)
             raise
         shutil.rmtree(bench.work)
         return build
 
     def _make(
-        self, planned: Planned, bench: Bench, chain: Sequence[Build], connection: Connection, *, trail: Trail
+        self, planned: Planned, bench: Bench, chain: Sequence[Build], connection: Connection, *, start: Start
     ) -> Build:
-        name, started, first = planned.image, datetime.now(UTC), len(self.reporter.times)
-        bench.logs.mkdir(exist_ok=True)
+        name, started, first, trail = planned.image, datetime.now(UTC), len(self.reporter.times), start.trail
         parents = [self.store.qcow2(build) for build in chain]
         target = self.store.images / f".{name}-{bench.version}.qcow2.part"
         with self._served_tree(bench) as bench, self._repositories(planned) as repositories:
@@ -246,17 +216,11 @@ class Pipeline:
             if trail.last is None:
                 self._make_first_disk(bench, parents, connection, trail)
             elif not trail.last.is_sealed:
-                _grow(trail)
-            for phase in resuming.remaining(bench.phases, trail.last):
+                resuming.grow(trail)
+            for phase in start.phases(bench.phases):
                 with self.reporter.step(f"{name}: {phase.title}") as step:
                     self._phase(bench, phase, parents, repositories, connection, trail=trail, note=step.note)
-                trail.mark(
-                    phase.steps[-1][0] if phase.steps else trail.last.after if trail.last else 0,
-                    is_prepared=bench.is_import,
-                    is_sealed=phase.is_last,
-                )
-                if not phase.is_last:
-                    _grow(trail)
+                resuming.mark_phase(trail, phase, is_prepared=bench.is_import)
         inputs.need_unchanged(self.project, bench.image, planned.inputs)
         report = seal.read_report(bench.output)
         (bench.logs / "offline-steps.log").write_text(report.log, encoding="utf-8")
@@ -276,7 +240,7 @@ class Pipeline:
         )
         with self.reporter.step(f"{name}: compress and check"):
             if parents and trail.below:
-                self._merge(bench, trail)
+                resuming.merge(trail, log=bench.logs / "compress.log", timeout_s=_COMPRESS_TIMEOUT_S)
             sealed = seal.compress(
                 trail.top,
                 target,
@@ -344,14 +308,7 @@ class Pipeline:
             return
         self._make_base(bench, connection)
         trail.mark(0)
-        _grow(trail)
-
-    def _merge(self, bench: Bench, trail: Trail) -> None:
-        """One overlay again: what is sealed does not tell how many checkpoints there were."""
-        bottom = trail.work / trail.record.files[0]
-        trail.is_to_be_merged()
-        qemu_img.merge(trail.top, bottom, log=bench.logs / "compress.log", timeout_s=_COMPRESS_TIMEOUT_S)
-        trail.is_merged()
+        resuming.grow(trail)
 
     def _fetch(self, wanted: Sequence[str], *, rebuild: Sequence[str], refresh: Sequence[str]) -> None:
         """Before the lock of the store: what takes long here takes nothing from another golden of this project."""
@@ -438,7 +395,7 @@ class Pipeline:
                 limits=bench.distribution.limits,
                 time_factor=factor,
                 note=note,
-                checkpoint=lambda number, domain: _checkpoint(trail, number, domain),
+                checkpoint=lambda number, domain: resuming.switch(trail, number, domain),
             )
         else:
             more = layer.more_disks(bench, phase)
@@ -576,44 +533,6 @@ class Pipeline:
             self.reporter.note(f"removed the machine {name} that an earlier run left")
         for path in self.store.remove_orphans():
             self.reporter.note(f"removed {path.name} that an earlier run left half-made")
-
-
-def _new_trail(planned: Planned, bench: Bench, parent: Build | None) -> Trail:
-    record = Record(
-        image=planned.image,
-        version=bench.version,
-        parent=parent.id if parent else None,
-        inputs=planned.inputs,
-        files=(bench.disk.name,),
-    )
-    return Trail(bench.work, record)
-
-
-def _grow(trail: Trail) -> None:
-    """What is there stays as it is; from now on an overlay of it is written to. No machine may be at work on it."""
-    qemu_img.create_overlay(trail.next, trail.top)
-    trail.grow()
-
-
-def _checkpoint(trail: Trail, number: int, domain: Domain) -> None:
-    """As `_grow`, under a running machine, after step `number`."""
-    if trail.is_long:
-        return
-    domain.switch_to(trail.next)
-    trail.mark(number, is_prepared=True)
-    trail.grow()
-
-
-def _how_to_go_on(image: str, trail: Trail) -> str:
-    if trail.last is None:
-        return f"golden build {image}  once the cause is mended"
-    return f"golden shell {image}  to look around in that state; golden resume {image}  once the cause is mended"
-
-
-def _after(image: Image, checkpoint: Checkpoint) -> str:
-    if not checkpoint.after:
-        return "the installation"
-    return f"step {checkpoint.after}: {image.steps[checkpoint.after - 1].kind}"
 
 
 def _tree_of(bench: Bench) -> Path | None:
