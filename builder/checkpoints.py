@@ -10,6 +10,7 @@ The last file is the one that is being written. The work folder stays when a bui
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -43,7 +44,7 @@ class Record(Frozen):
     """`checkpoints.json`. inputs, parent: of the build that was planned. files: the disk's, the lowest first.
 
     boot: boot id of the host that wrote them. is_synced: whether they would be whole after the host's sudden death.
-    failed: number of the offline step that the build failed at.
+    failed: number of the offline step that the build failed at. software: versions that the steps done found.
     """
 
     format: int = 1
@@ -56,6 +57,7 @@ class Record(Frozen):
     boot: str = ""
     is_synced: bool = False
     failed: int | None = None
+    software: dict[str, str] = Field(default={})
 
 
 class Trail:
@@ -89,11 +91,21 @@ class Trail:
         """Whether another overlay would be one too many."""
         return len(self.record.files) >= _MOST
 
-    def mark(self, after: int, *, is_prepared: bool = False, is_sealed: bool = False) -> None:
-        """What is written so far is the state after step `after`; a later state after the same step replaces it."""
+    def mark(
+        self,
+        after: int,
+        *,
+        is_prepared: bool = False,
+        is_sealed: bool = False,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
+        """What is written so far is the state after step `after`; a later state after the same step replaces it.
+
+        versions: what the steps found.
+        """
         found = Checkpoint(after=after, disk=self.top.name, is_prepared=is_prepared, is_sealed=is_sealed)
         earlier = [it for it in self.record.checkpoints if it.after < after or (is_sealed and it.after == after)]
-        self._write(checkpoints=(*earlier, found))
+        self._write(checkpoints=(*earlier, found), software={**self.record.software, **(versions or {})})
 
     def grow(self) -> None:
         """The overlay at `next` is made: from now on it is the one to write to."""

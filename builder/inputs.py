@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import requests
@@ -17,7 +18,7 @@ from builder.errors import ConfigError, ToolError
 from builder.input_changes import NEEDS_NETWORK, NOT_KNOWN
 from builder.last_seen import last_seen, remember
 from builder.model import Frozen, Image, Project, Repository, Source
-from builder.steps import ARTIFACTS, Run, Step
+from builder.steps import ARTIFACTS, Run, Sparrowdo, Step
 from builder.tools import kickstart
 from builder.tools.download import shown
 
@@ -133,6 +134,8 @@ def image_inputs(project: Project, image: Image, *, state: Path, repositories: R
             timely.add(source.title)
     for number, step in enumerate(image.steps, 1):
         values[f"step {number}: {step.kind}"] = _text(step)
+        if isinstance(step, Sparrowdo) and step.expires_days:
+            values[f"step {number}: {step.kind}, age"] = _period(step.expires_days)
     values |= _files(project, image)
     found = _package_repositories(project, image)
     for repository in found:
@@ -217,9 +220,15 @@ def _tree(folder: Path) -> str:
     return _digest("\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
+def _period(days: int) -> str:
+    """Which stretch of so many days today is in. Nothing pins what a bootstrap downloads; only time tells its age."""
+    begin = date.fromordinal(date.today().toordinal() // days * days)
+    return f"the {days} days from {begin}"
+
+
 def _text(step: Step) -> str:
     """A step as it counts; what it leaves at its default does not, so that new options change no old keys."""
-    return step.model_dump_json(exclude={"kind", "timeout_s"}, exclude_defaults=True)
+    return step.model_dump_json(exclude={"kind", "timeout_s", "retries"}, exclude_defaults=True)
 
 
 def need_unchanged(project: Project, image: Image, planned: Mapping[str, str]) -> None:
@@ -241,7 +250,7 @@ def _files(project: Project, image: Image) -> dict[str, str]:
     return {
         f"file {path}": digest
         for step in image.steps
-        for source in step.files
+        for source in (*step.files, *(path for path in step.files_if_there if os.path.lexists(project.folder / path)))
         for path, digest in trees.digests(project.folder, source).items()
     }
 

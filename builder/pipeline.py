@@ -19,6 +19,7 @@ from builder import (
     inputs,
     install,
     layer,
+    mirrors,
     package_changes,
     preflight,
     provision,
@@ -43,7 +44,6 @@ from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
 from builder.tools.libvirt import Connection
-from builder.tools.package_cache import caching
 from builder.tools.virt_install import Installation
 from builder.tools.webserver import serving
 from builder.units import GIB
@@ -96,11 +96,13 @@ class Pipeline:
         refresh: Sequence[str] = (),
         resume: Sequence[str] = (),
         connection: Connection,
+        is_step: bool = False,
     ) -> list[Build]:
         """Build `wanted` and whatever they stand on, as far as that is not there already.
 
         rebuild: images to build whatever their key says. refresh: images to look at anew as if their time had come.
         resume: images whose failed build is gone on from, as far as it holds what the recipe says now.
+        is_step: of a night, which has the lock to share and has cleared away what earlier runs left.
         Returns the builds of the plan, parents first; of an image in which a new build found nothing new, the one that
         stands. What is finished stays when a later one fails.
         Raises what the failing step raised, with the place of what was kept.
@@ -110,8 +112,9 @@ class Pipeline:
         for name in order(self.project, wanted):
             preflight.need_architecture(self.project.distribution_of(name).arch, name)
         self._fetch(wanted, rebuild=rebuild, refresh=refresh)
-        with self.store.lock():
-            self._clear(connection)
+        with self.store.lock_beside_others(wanted) if is_step else self.store.lock():
+            if not is_step:
+                clear(self.store, connection, reporter=self.reporter)
             done: dict[str, Build] = {}
             decision = self._decision(wanted, rebuild=rebuild, refresh=refresh)
             for name in decision.names:
@@ -184,7 +187,7 @@ class Pipeline:
             self.reporter.note(f"{image.name}: {start.said}")
         planned, trail = start.planned, start.trail
         preflight.need_disk(self.store.root, _ROOM_BYTES, f"build '{planned.image}'")
-        provision.check(image.steps)
+        provision.check(image.steps, project=self.project.folder)
         chain = self.store.chain(parent) if parent else []
         if parent is not None:
             with self.reporter.step(f"{planned.image}: verify the parent {parent.stem}"):
@@ -219,11 +222,10 @@ class Pipeline:
                 resuming.grow(trail)
             for phase in start.phases(bench.phases):
                 with self.reporter.step(f"{name}: {phase.title}") as step:
-                    self._phase(bench, phase, parents, repositories, connection, trail=trail, note=step.note)
-                resuming.mark_phase(trail, phase, is_prepared=bench.is_import)
+                    versions = self._phase(bench, phase, parents, repositories, connection, trail=trail, note=step.note)
+                resuming.mark_phase(trail, phase, is_prepared=bench.is_import, versions=versions)
         inputs.need_unchanged(self.project, bench.image, planned.inputs)
         report = seal.read_report(bench.output)
-        (bench.logs / "offline-steps.log").write_text(report.log, encoding="utf-8")
         packages = bench.work / "packages"
         packages.write_text("".join(f"{package}\n" for package in report.packages), encoding="utf-8")
         if (standing := self._same_as_before(planned, packages)) is not None:
@@ -253,7 +255,9 @@ class Pipeline:
         build = Build(
             id=ImageId(image=name, version=bench.version, sha256=sealed.sha256),
             parent=chain[0].id if chain else None,
-            private=bench.image.is_private or any(build.private for build in chain),
+            private=bench.image.is_private
+            or bases.is_private(bench.image, bench.distribution)
+            or any(build.private for build in chain),
             distribution=bench.distribution.name,
             description=bench.image.description,
             key=planned.key,
@@ -264,6 +268,7 @@ class Pipeline:
             virtual_bytes=sealed.virtual_bytes,
             packages=len(report.packages),
             packages_sha256=hashlib.sha256(packages.read_bytes()).hexdigest(),
+            private_keys=report.private_keys,
             arch=bench.distribution.arch,
             firmware=bench.distribution.firmware,
             memory_mib=bench.distribution.memory_mib,
@@ -274,6 +279,7 @@ class Pipeline:
             times=tuple(self.reporter.times[first:]),
             commands=tuple(command.line for command in commands),
             tools=preflight.versions(_PROGRAMS),
+            software=trail.record.software,
         )
         self.store.commit(build, disk=target, packages=packages, logs=bench.logs)
         Artifacts(self.store).remember(build)
@@ -380,12 +386,14 @@ class Pipeline:
         *,
         trail: Trail,
         note: Callable[[str], None],
-    ) -> None:
+    ) -> dict[str, str]:
+        """Returns the versions that its steps found in the guest."""
         factor = self.host.accelerator.time_factor
         bench = bench.on(trail.top)
         if phase.is_online:
+            scratch_disk.make(bench.scratch)
             below = [*trail.below, *parents]
-            provision.provision(
+            return provision.provision(
                 layer.machine(bench, parents=below, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
                 connection=connection,
@@ -395,26 +403,26 @@ class Pipeline:
                 limits=bench.distribution.limits,
                 time_factor=factor,
                 note=note,
-                checkpoint=lambda number, domain: resuming.switch(trail, number, domain),
+                checkpoint=lambda number, domain, versions: resuming.switch(trail, number, domain, versions),
+                stage=self.reporter.part,
             )
-        else:
-            more = layer.more_disks(bench, phase)
-            if bench.scratch in more:
-                scratch_disk.make(bench.scratch)
-            guestfs.customize(
-                layer.operations(
-                    phase, repositories=repositories, preparations=self._preparations(bench, repositories)
-                ),
-                disk=bench.disk,
-                output=bench.output,
-                scripts=bench.scripts,
-                more=more,
-                why=f"run {phase.title} on '{bench.image.name}'",
-                log=bench.logs / "virt-customize.log",
-                is_kvm=self.host.is_kvm,
-                time_factor=factor,
-                note=note,
-            )
+        more = layer.more_disks(bench, phase)
+        if bench.scratch in more:
+            scratch_disk.make(bench.scratch)
+        guestfs.customize(
+            layer.operations(phase, repositories=repositories, preparations=self._preparations(bench, repositories)),
+            disk=bench.disk,
+            output=bench.output,
+            scripts=bench.scripts,
+            more=more,
+            why=f"run {phase.title} on '{bench.image.name}'",
+            log=bench.logs / "virt-customize.log",
+            is_kvm=self.host.is_kvm,
+            time_factor=factor,
+            note=note,
+        )
+        seal.keep_output(bench.output, bench.logs)
+        return {}
 
     # --- what a build stands in
 
@@ -473,19 +481,8 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _repositories(self, planned: Planned) -> Iterator[list[Repository]]:
-        """The image's repositories at addresses that guests reach, while the block runs.
-
-        Folders are served as they are, repositories of the network through the cache of this host.
-        """
-        with contextlib.ExitStack() as stack:
-            found = []
-            for repository in self._needed_repositories(planned):
-                served = (
-                    caching(repository.location, cache=self.store.state / "cache" / "packages")
-                    if repository.folder is None
-                    else serving(repository.folder)
-                )
-                found.append(_served(repository, port=stack.enter_context(served).port))
+        """The image's repositories at addresses that libguestfs' appliance reaches, while the block runs."""
+        with mirrors.served(self._needed_repositories(planned), host=guestfs.HOST, state=self.store.state) as found:
             yield found
 
     @contextlib.contextmanager
@@ -507,7 +504,7 @@ class Pipeline:
                 continue
             port = free_port()
             commands.append(_serve_command(repository.folder, port=port, what=f"the repository {repository.name}"))
-            found.append(_served(repository, port=port))
+            found.append(mirrors.at(repository, host=guestfs.HOST, port=port))
         return commands, found
 
     def _needed_repositories(self, planned: Planned) -> Sequence[Repository]:
@@ -526,13 +523,14 @@ class Pipeline:
             if domain is not None:
                 domain.remove()
 
-    def _clear(self, connection: Connection) -> None:
-        """What a golden that was killed left of this store; no other one is at work, since the lock is ours."""
-        prefix = layer.domain_prefix(self.store.id)
-        for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
-            self.reporter.note(f"removed the machine {name} that an earlier run left")
-        for path in self.store.remove_orphans():
-            self.reporter.note(f"removed {path.name} that an earlier run left half-made")
+
+def clear(store: Store, connection: Connection, *, reporter: Reporter) -> None:
+    """What a golden that was killed left of this store; no other one is at work, since the lock is the caller's."""
+    prefix = layer.domain_prefix(store.id)
+    for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
+        reporter.note(f"removed the machine {name} that an earlier run left")
+    for path in store.remove_orphans():
+        reporter.note(f"removed {path.name} that an earlier run left half-made")
 
 
 def _tree_of(bench: Bench) -> Path | None:
@@ -544,7 +542,3 @@ def _tree_of(bench: Bench) -> Path | None:
 def _serve_command(folder: Path, *, port: int, what: str) -> Command:
     line = f"python3 -m http.server --bind 127.0.0.1 --directory {folder} {port} &"
     return Command(title=f"serve {what}", line=line)
-
-
-def _served(repository: Repository, *, port: int) -> Repository:
-    return repository.model_copy(update={"location": f"http://{guestfs.HOST}:{port}"})

@@ -94,11 +94,11 @@ def after(image: Image, checkpoint: Checkpoint) -> str:
 # --- setting them
 
 
-def mark_phase(trail: Trail, phase: Phase, *, is_prepared: bool) -> None:
+def mark_phase(trail: Trail, phase: Phase, *, is_prepared: bool, versions: Mapping[str, str]) -> None:
     """All that the phase did is on the disk, and nobody is at work on it."""
     before = trail.last.after if trail.last else 0
     number = phase.steps[-1][0] if phase.steps else before
-    trail.mark(number, is_prepared=is_prepared, is_sealed=phase.is_last)
+    trail.mark(number, is_prepared=is_prepared, is_sealed=phase.is_last, versions=versions)
     if not phase.is_last:
         grow(trail)
 
@@ -109,12 +109,12 @@ def grow(trail: Trail) -> None:
     trail.grow()
 
 
-def switch(trail: Trail, number: int, domain: Domain) -> None:
-    """As `grow`, under a running machine, after its step `number`."""
+def switch(trail: Trail, number: int, domain: Domain, versions: Mapping[str, str]) -> None:
+    """As `grow`, under a running machine, after its step `number`. versions: what its steps found so far."""
     if trail.is_long:
         return
     domain.switch_to(trail.next)
-    trail.mark(number, is_prepared=True)
+    trail.mark(number, is_prepared=True, versions=versions)
     trail.grow()
 
 

@@ -9,7 +9,7 @@ import click
 
 from builder import publish as channels
 from builder.cli.build import images_argument
-from builder.cli.package import newest_builds, private_option
+from builder.cli.package import newest_builds, private_option, terms_of
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
 from builder.errors import ConfigError, HostError
 from builder.model import NAME
@@ -19,14 +19,14 @@ from builder.tools.webserver import serving
 from builder.units import format_bytes
 
 
-def _channel_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+def channel_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if not NAME.fullmatch(value):
         raise click.BadParameter(f"'{value}' is not a name; use small letters, digits, '-' and '.'")
     return value
 
 
 channel_option = click.option(
-    "--channel", default="candidate", show_default=True, callback=_channel_name, help="Which channel."
+    "--channel", default="candidate", show_default=True, callback=channel_name, help="Which channel."
 )
 url_option = click.option("--url", help="Where clients reach the channels.  [default: url in [project] of golden.toml]")
 
@@ -60,11 +60,8 @@ def publish(
     it. What the channel had before stays in it.
     """
     rpms: list[Path] = []
-    prefix = session.project.prefix
     builds = newest_builds(session, images)
-    for job in plan_packages(
-        session.store, builds, prefix=prefix, allow_private=allow_private, flat_links=session.project.flat_links
-    ):
+    for job in plan_packages(session.store, builds, **terms_of(session, allow_private=allow_private)):
         if not job.is_done:
             raise ConfigError(
                 f"there are no packages of '{job.build.stem}' yet",
