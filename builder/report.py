@@ -57,13 +57,16 @@ def suites(night: Night, verdicts: Mapping[str, Verdict]) -> dict[str, list[Chec
     found: dict[str, list[Check]] = {}
     for turn in night.turns:
         failed = turn.attempts[-1] if turn.attempts and turn.outcome == "failed" else None
-        what = failed.error if failed and failed.step != "verify" else ""
+        is_build = failed is not None and failed.step != "verify"
         result: Literal["passed", "failed", "skipped"]
-        result = "failed" if what else "skipped" if turn.outcome == "held back" else "passed"
-        build = Check(name="build", result=result, seconds=turn.build_s or 0, message=what or turn.reason)
+        result = "failed" if is_build else "skipped" if turn.outcome == "held back" else "passed"
+        message = failed.error if failed and is_build else turn.reason
+        found[turn.image] = [Check(name="build", result=result, seconds=turn.build_s or 0, message=message)]
         verdict = verdicts.get(turn.image)
-        is_its = verdict is not None and verdict.version == turn.version and turn.outcome != "held back"
-        found[turn.image] = [build, *(verdict.tests if verdict is not None and is_its else ())]
+        if verdict is not None and verdict.version == turn.version and turn.outcome != "held back":
+            found[turn.image] += verdict.tests
+        if failed and not any(check.result == "failed" for check in found[turn.image]):
+            found[turn.image].append(Check(name=failed.step, result="failed", message=failed.error))
     if (published := night.publication) is not None:
         wrong = published.attempts[-1].error if published.attempts and not published.is_done else ""
         found["publication"] = [Check(name="publish", result="failed" if wrong else "passed", message=wrong)]
@@ -122,6 +125,8 @@ def html(night: Night, *, history: Sequence[Night]) -> str:
         counts={name: sum(turn.outcome == name for turn in night.turns) for name in ("built", "stands", "failed")},
         nights=len(nights),
         plots=plots(nights),
+        images=len({turn.image for it in nights for turn in it.turns}),
+        most=_MOST_LINES,
         why=why,
         spent=_spent,
         size=format_bytes,

@@ -16,7 +16,7 @@ from builder.tools import ssh, testinfra
 from builder.units import MIB, format_bytes
 from builder.verdicts import Check, Verdict
 
-_TESTS = Path(__file__).with_name("guest_tests") / "test_image.py"
+_TESTS = Path(__file__).with_name("guest_tests") / f"{testinfra.GENERATED}.py"
 _TIMEOUT_S = 900
 
 # Growth below this is noise: a package list more or a busy host, whatever it is in percent.

@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder import run
@@ -53,19 +53,42 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
     No user's configuration and no known hosts: the machine behind a forwarded port is another one each time, and
     was made here. The words are quoted, as sshd hands one line to the user's shell.
     """
-    argv: list[str | Path] = ["ssh", "-F", "/dev/null", "-p", str(target.port), "-i", target.key]
-    for option in OPTIONS:
-        argv += ["-o", option]
+    argv: list[str | Path] = [
+        "ssh",
+        "-F",
+        "/dev/null",
+        "-p",
+        str(target.port),
+        "-i",
+        target.key,
+        *(word for option in OPTIONS for word in ("-o", option)),
+    ]
     if tty:
         argv.append("-t")
     argv += ["-l", target.user, target.host]
     return [*argv, "--", shlex.join(remote)] if remote else argv
 
 
-def copy_command(target: Target, source: Path, destination: str) -> list[str | Path]:
-    """The argv that copies a file or folder into the machine, under the name `destination`. Source: scp(1)."""
-    options = [word for word in command(target)[3:-3] if word != "-p"]
-    return ["scp", "-q", "-r", "-F", "/dev/null", "-P", *options, source, f"{target.user}@{target.host}:{destination}"]
+def copy_command(
+    target: Target, sources: Sequence[str | Path], destination: str | Path, *, is_out: bool = False
+) -> list[str | Path]:
+    """The argv that copies files and folders, with times and modes, into the guest or, is_out, out. Source: scp(1)."""
+
+    def there(path: str | Path) -> str:
+        return f"{target.user}@{target.host}:{path}"
+
+    argv: list[str | Path] = [
+        "scp",
+        "-F",
+        "/dev/null",
+        "-P",
+        str(target.port),
+        "-i",
+        target.key,
+        *(word for option in OPTIONS for word in ("-o", option)),
+    ]
+    argv += ["-r", "-p", "--"]
+    return [*argv, *map(there, sources), destination] if is_out else [*argv, *sources, there(destination)]
 
 
 def why_no_login(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str | None:

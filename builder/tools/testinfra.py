@@ -25,8 +25,11 @@ _RAN = (0, 1)
 # Its name for the machine: an alias in the ssh configuration that is written for it.
 _HOST = "clone"
 
-# In a failed test's report, the line of the first exception.
-_REASON = re.compile(r"^E\s+(?:AssertionError: |assert |)(.*)$", flags=re.MULTILINE)
+# The file of generated tests, less its suffix.
+GENERATED = "golden_promises"
+
+# In a failed test's report, the lines of the exception.
+_REASON = re.compile(r"^E {3}(.*)$", flags=re.MULTILINE)
 
 
 def need() -> None:
@@ -38,10 +41,11 @@ def need() -> None:
         )
 
 
-def argv(tests: Sequence[Path], *, work: Path) -> list[str | Path]:
-    """The command. work: where `configured` has put the configuration of pytest and ssh; junit.xml is written there.
+def argv(tests: Sequence[Path], *, work: Path, project: Path) -> list[str | Path]:
+    """The command. work: where the configuration of pytest and ssh is, and junit.xml will be.
 
-    Neither a configuration of the project's for pytest nor a user's for ssh counts.
+    project: what the names of its own tests are relative to. Neither a configuration of the project's for pytest nor
+    a user's for ssh counts.
     """
     options: list[str | Path] = [
         "--quiet",
@@ -51,6 +55,7 @@ def argv(tests: Sequence[Path], *, work: Path) -> list[str | Path]:
         "no:cacheprovider",
         "-c",
         work / "pytest.ini",
+        f"--rootdir={project}",
         f"--hosts=ssh://{_HOST}?timeout=60&controlpersist=60",
         f"--ssh-config={work / 'ssh_config'}",
         f"--junitxml={work / 'junit.xml'}",
@@ -76,7 +81,7 @@ def check(
     with _connection(target, work=work) as config:
         try:
             run.run(
-                argv(tests, work=work),
+                argv(tests, work=work, project=project),
                 why=why,
                 timeout_s=timeout_s,
                 log=work / "pytest.log",
@@ -96,7 +101,7 @@ def read(file: Path) -> tuple[list[Check], dict[str, str]]:
     checks: list[Check] = []
     properties: dict[str, str] = {}
     for suite in junit.read(file):
-        checks += [_check(case) for case in suite]
+        checks += [_check(case) for case in suite if not _is_nothing(case)]
         properties |= {entry.name: entry.value for entry in suite.properties()}  # type: ignore[no-untyped-call]
     return checks, properties
 
@@ -104,24 +109,37 @@ def read(file: Path) -> tuple[list[Check], dict[str, str]]:
 def _check(case: TestCase) -> Check:
     """`test_package_is_installed[ssh://clone-jq]` is "package is installed: jq"."""
     name, _, parameters = case.name.partition("[")
-    parameters = parameters.removesuffix("]").replace(f"ssh://{_HOST}?timeout=60&controlpersist=60", "")
+    parameters = parameters.removesuffix("]").removeprefix(f"ssh://{_HOST}").removeprefix("-")
     words = name.removeprefix("test_").replace("_", " ")
-    owner = "" if case.classname.endswith("test_image") else f"{case.classname.rpartition('.')[2]}: "
+    file = (case.classname or "").rpartition(".")[2]
+    # A file outside the project has no name of its own there: then it is the generated one.
+    owner = "" if file in ("", GENERATED) else f"{file}: "
     broken = [it for it in case.result if isinstance(it, (Failure, Error))]
     skipped = [it for it in case.result if isinstance(it, Skipped)]
     return Check(
-        name=owner + words + (f": {parameters.strip('-')}" if parameters.strip("-") else ""),
+        name=owner + words + (f": {parameters}" if parameters else ""),
         result="failed" if broken else "skipped" if skipped else "passed",
         seconds=case.time or 0,
         message=_reason(broken[0]) if broken else (skipped[0].message or "") if skipped else "",
     )
 
 
+def _is_nothing(case: TestCase) -> bool:
+    """pytest's stand-in for a parametrized test that has no parameter: nothing of this kind is promised."""
+    return any(
+        isinstance(it, Skipped) and (it.message or "").startswith("got empty parameter set") for it in case.result
+    )
+
+
 def _reason(result: Failure | Error) -> str:
-    """What the assertion said, without pytest's own account of it."""
-    lines = _REASON.findall(result.text or "")
-    said = lines or (result.message or "").splitlines()
-    return "\n".join(line for line in said if not line.startswith(("assert ", "+ "))) or (result.message or "")
+    """What the assertion said; of pytest's own account of it only what there is if it said nothing."""
+    lines = _REASON.findall(result.text or "") or (result.message or "failed").splitlines()
+    said = [lines[0].removeprefix("AssertionError: ")]
+    for line in lines[1:]:
+        if line.startswith("assert "):  # further lines of what it said are indented
+            break
+        said.append(line.removeprefix("  "))
+    return "\n".join(said).strip()
 
 
 @contextlib.contextmanager

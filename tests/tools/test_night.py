@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from junitparser import JUnitXml
 
 from builder import config, night, nights, promises, verdicts
+from builder.cli import golden
 from builder.errors import HostError
 from builder.model import Build, ImageId
 from builder.night import Settings
@@ -330,3 +333,47 @@ def test_an_image_that_came_out_as_it_was_leaves_those_above_alone(stage: Stage)
     held = stage.hold(channel=None)
     assert stage.calls() == ["verify sandbox-base"]
     assert outcomes(held) == {"base": "verified", "upgrade": "stands", "web": "stands", "db": "stands", "top": "stands"}
+
+
+def test_the_command_prints_a_table_copies_its_report_and_ends_with_the_nights_code(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.script({"verify sandbox-web": [(5, "'sandbox-web-20261121.1' is not what it promises: a test failed")]})
+    words = ["-f", str(tmp_path / "golden.toml"), "--state", str(tmp_path / "state"), "--progress", "quiet", "nightly"]
+    ended = CliRunner().invoke(golden, [*words, "--report", str(tmp_path / "report"), "--pause", "1s"])
+    assert ended.exit_code == 5
+    lines = {line.split()[0]: line for line in ended.stdout.splitlines() if line}
+    assert "verify (verify): 'sandbox-web-20261121.1' is not what it promises" in lines["sandbox-web"]
+    assert "held back" in lines["sandbox-top"] and "sandbox-web is not good" in lines["sandbox-top"]
+    assert "3 built, 1 failed, 1 held back; published to nightly; took" in ended.stdout
+    (held,) = nights.history(stage.store, most=1)
+    assert ended.stdout.splitlines()[-1].endswith(f"/nights/{held.version}/index.html")
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", "junit.xml", "night.json"}
+    assert JUnitXml.fromfile(str(tmp_path / "report/junit.xml")).failures == 1
+
+
+def test_a_dry_run_says_what_is_due_and_starts_nothing(stage: Stage, tmp_path: Path) -> None:
+    stage.hold(channel=None)
+    web = stage.store.newest("sandbox-web")
+    assert web is not None
+    (stage.store.root / "verified" / f"{web.stem}.json").unlink()
+    stage.store.qcow2(web).unlink()
+    stage.script({})
+    words = ["-f", str(tmp_path / "golden.toml"), "--state", str(tmp_path / "state"), "--progress", "quiet", "nightly"]
+    due = json.loads(CliRunner().invoke(golden, [*words, "--dry-run", "--json"]).stdout)
+    actions = {entry["image"].removeprefix("sandbox-"): entry["action"] for entry in due}
+    assert actions == {
+        "base": "nothing",
+        "upgrade": "nothing",
+        "web": "build, verify",
+        "db": "nothing",
+        "top": "build, verify",
+    }
+    assert stage.calls() == []
+    assert len(nights.history(stage.store, most=9)) == 1
+
+
+def test_old_nights_are_forgotten(stage: Stage) -> None:
+    versions = [stage.hold(channel=None, keep=2).version for _ in range(4)]
+    kept = sorted(path.name for path in nights.folder(stage.store).iterdir() if not path.is_symlink())
+    assert kept == versions[-2:]

@@ -7,11 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from builder import verdicts, verification, verify
+from builder.cli import golden
 from builder.errors import ConfigError, HostError
 from builder.model import Build
-from builder.promises import Promises
+from builder.promises import Promises, promises
 from builder.store import Store, write_atomically
 from builder.tools import testinfra
 from builder.units import MIB
@@ -94,7 +96,7 @@ def test_the_generated_tests_hold_what_is_promised(tmp_path: Path) -> None:
     asked = Promises(packages=("jq",), boot_within_s=30, commands=('it\'s "quoted" $HOME',))
     file = verify.write_tests(asked, OLD, work=tmp_path / "verify", boot_limit_s=600, time_factor=5)
     written = json.loads(file.with_name("promises.json").read_text())
-    assert file.name == "test_image.py"
+    assert file.name == "golden_promises.py"
     assert written["packages"] == ["jq"]
     assert written["commands"] == ['it\'s "quoted" $HOME']
     assert (written["boot_within_s"], written["boot_limit_s"]) == (150, 600)
@@ -161,8 +163,6 @@ def test_without_a_good_build_there_is_nothing_to_bisect(tmp_path: Path) -> None
 
 
 def test_a_verdict_stands_until_something_else_is_promised(tmp_path: Path) -> None:
-    from builder.promises import promises
-
     project = make_project(tmp_path)
     store = Store(tmp_path, "demo")
     build = add(store, "20261121.1", "bash-5.1-1.x86_64\n")
@@ -173,3 +173,9 @@ def test_a_verdict_stands_until_something_else_is_promised(tmp_path: Path) -> No
     assert verification.standing(project, store, build) is None
     verdicts.write(store, verdict(build, promises=same, passed=False), build)
     assert verification.standing(project, store, build) is None
+
+
+def test_what_with_builds_is_not_verified(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(golden, ["--state", str(tmp_path), "build", "x", "--with", "y", "--verify"])
+    assert isinstance(ended.exception, ConfigError)
+    assert ended.exception.what == "--verify is for the images of golden.toml; what --with builds is yours to test"

@@ -1,7 +1,7 @@
 """Does a clone of an image hold what its definition promises? Run by pytest-testinfra over ssh.
 
 One test for each promise in promises.json beside this file. By hand, while a clone of the image runs:
-  pytest --hosts=ssh://root@127.0.0.1:PORT --ssh-identity-file=KEY test_image.py
+  pytest --hosts=ssh://root@127.0.0.1:PORT --ssh-identity-file=KEY golden_promises.py
 """
 
 from __future__ import annotations
