@@ -279,5 +279,6 @@ def test_a_running_machine_goes_on_in_a_new_overlay(connection: Connection, mach
         with pytest.raises(ToolError, match=f"could not set a checkpoint of '{machine.name}'"):
             domain.switch_to(open_path / "no such folder" / "top.3.qcow2")
     assert top.stat().st_mtime_ns - before < 10**9
-    assert os.access(top, os.R_OK)
+    for file in (top, *open_path.glob("top.*.qcow2")):
+        assert file.stat().st_mode & 0o777 == 0o644
     assert {parent.stat().st_mode & 0o777 for parent in parents} == {0o444}
