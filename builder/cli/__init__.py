@@ -17,6 +17,7 @@ from builder import __version__
 from builder.cli.build import build, plan
 from builder.cli.cache import cache
 from builder.cli.clone import clone
+from builder.cli.collect import collect
 from builder.cli.distributions import distributions
 from builder.cli.doctor import doctor
 from builder.cli.export import export
@@ -24,7 +25,7 @@ from builder.cli.flatten import flatten
 from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.package import package
-from builder.cli.publish import publish, repo
+from builder.cli.publish import promote, publish, repo, rollback
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
@@ -148,6 +149,9 @@ for command in (
     diff,
     package,
     publish,
+    promote,
+    rollback,
+    collect,
     repo,
     clone,
     cache,

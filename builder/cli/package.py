@@ -46,22 +46,31 @@ def package(session: Session, images: tuple[str, ...], dry_run: bool, allow_priv
     """Make the RPMs of images and whatever they stand on, as far as they are not there already.
 
     Two per image: one owns the files of this build and requires its parent's, exactly; the other, under the image's
-    plain name, is what people install. Before that, every image file is compared with the digest its build had.
+    plain name, is what people install. Before that, every image file is compared with the digest its build had. The
+    RPMs are signed with the project's key; in them and beside them is what the image holds (CycloneDX), who made it of
+    what (in-toto, signed), and how it was tested.
     """
     builds = newest_builds(session, images)
     prefix = session.project.prefix
+    with session.signing() as signer:
+        if not dry_run:
+            packaged = package_builds(
+                session.store,
+                builds,
+                prefix=prefix,
+                reporter=session.reporter,
+                signer=signer,
+                allow_private=allow_private,
+            )
+        else:
+            decided = plan(session.store, builds, prefix=prefix, signer=signer, allow_private=allow_private)
     if dry_run:
-        jobs = [
-            job for job in plan(session.store, builds, prefix=prefix, allow_private=allow_private) if not job.is_done
-        ]
+        jobs = [job for job in decided if not job.is_done]
         if as_json:
             print_json([{"build": job.build.stem, "commands": job.commands()} for job in jobs])
         for job in [] if as_json else jobs:
             click.echo(f"# {job.build.stem}\n{job.commands()}")
         return
-    packaged = package_builds(
-        session.store, builds, prefix=prefix, reporter=session.reporter, allow_private=allow_private
-    )
     if as_json:
         print_json([found.model_dump(mode="json") for found in packaged])
         return
