@@ -21,7 +21,7 @@ from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, ImageId
 from builder.progress import Reporter
 from builder.run import printable
-from builder.store import Store, lock, sync_directory, verify_digest
+from builder.store import Store, lock, sync_directory, verify_digest, write_atomically
 from builder.templates import render, shared
 from builder.tools import rpm
 from builder.tools.openpgp import Signer
@@ -259,13 +259,21 @@ def _build(job: Packaging, *, store: Store, signer: Signer | None, log: Path) ->
 
 
 def _sign_again(job: Packaging, *, store: Store, signer: Signer | None, log: Path) -> None:
-    """The RPMs that are there, with the project's signature in place of none or another's. Never in place: they may
-    be linked into composes."""
+    """The RPMs that are there, with the project's signature in place of none or another's; the statements beside, too.
+
+    Never in place: they may be linked into composes.
+    """
+    from builder.tools import attestation  # slow to load, see below
+
     made = [Path(shutil.copy2(path, job.topdir)) for path in job.rpms]
     for path in made:
         path.chmod(0o644)
     if signer:
         rpm.sign(made, signer, log=log)
+    statements = job.image_rpm.with_name(f"{job.image_rpm.name.removesuffix('.rpm')}.intoto.jsonl")
+    if statements.exists():
+        found = attestation.read(statements.read_text(encoding="utf-8"), signer=None, what=job.build.stem)
+        write_atomically(statements, attestation.signed(found, signer), mode=0o444)
     _take(made, job.rpms)
 
 

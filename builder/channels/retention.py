@@ -163,11 +163,13 @@ def collect(
             compose, rule = composes.need_current(store.channels / channel), retention.of(channel)
             found = sets.members(createrepo.read(compose), prefix=prefix)
             is_private = MARK in channel or channel.endswith("-private")
+            # A private channel is there for its one image; that others it stands on are defined does not hold it.
+            own = {image for image in images if channel in (image, f"{image}-private")} if is_private else images
             kept = mark(
                 {stem: _of_member(store, member, builds, compose) for stem, member in found.items()},
                 rule=rule,
                 now_s=now_s,
-                images=images,
+                images=own,
                 held=leased,
                 keeps_last_good=not is_private,
             )

@@ -1,7 +1,7 @@
 """A channel to where its clients are: another folder, rsync's daemon, or a machine by ssh.
 
-Readers there see all of a compose or nothing of it, as here: what a compose consists of goes first, RPMs before
-metadata, then the key, and the mirrorlist last, which rsync renames into place.
+Readers there see all of a compose or nothing of it, as here: the compose goes first, then the key, and last the
+mirrorlist, which rsync renames into place and without which nobody is led to the compose.
 """
 
 from __future__ import annotations
@@ -38,15 +38,14 @@ def push(store: Store, channel: str, *, target: str) -> Pushed:
         there, log = f"{target}/{channel}", store.root / "logs" / f"push-{channel}.log"
         rsync.make_folder(f"{there}/composes", log=log)
         old = _mirrorlist(there)
-        for part, excluded in (("Packages", ()), ("", ("/Packages",))):
+        # Relative to the folder that is written: the compose that the target's clients see until now.
+        link_to = f"../{old}" if old and old != compose.name else None
+        # Only RPMs are linked: rsync compares size and time, and metadata of two composes may have both in common.
+        if link_to:
             rsync.copy(
-                compose / part if part else compose,
-                f"{there}/composes/{compose.name}/{part}".rstrip("/"),
-                # Relative to the folder that is written: the compose that the target's clients see until now.
-                link_to=f"{'../' * (2 if part else 1)}{old}/{part}".rstrip("/") if old else None,
-                excluded=excluded,
-                log=log,
+                compose, f"{there}/composes/{compose.name}", link_to=link_to, excluded=("/repodata", "/*.json"), log=log
             )
+        rsync.copy(compose, f"{there}/composes/{compose.name}", log=log)
         if (folder / composes.KEY).exists():
             rsync.copy_file(folder / composes.KEY, there, log=log)
         rsync.copy_file(folder / "mirrorlist", there, log=log)

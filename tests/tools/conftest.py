@@ -57,7 +57,7 @@ def signer(signing: Signing) -> Iterator[Signer]:
 @pytest.fixture
 def served(store: Store) -> Iterator[str]:
     """The address at which the store's channels are served."""
-    store.channels.mkdir(parents=True)
+    store.channels.mkdir(parents=True, exist_ok=True)
     with serving(store.channels) as server:
         yield server.url
 

@@ -66,8 +66,7 @@ def test_the_base_rebuilt_as_well(store: Store, publisher: Publisher, installed:
     publisher.publish(newer["sandbox-bootstrapped"])
     installed.dnf("upgrade")
     assert stands_on(installed) == [f"sandbox-{layer}-{NEW}.qcow2" for layer in ("bootstrapped", "upgrade", "base")]
-    old = [path for path in installed.images.glob(f"*-{OLD}.qcow2")]
-    assert len(old) == 3  # clones of them may run
+    assert len(list(installed.images.glob(f"*-{OLD}.qcow2"))) == 3  # clones of them may run
     assert installed.rpm("--verify", "--all") == []
 
 
@@ -91,8 +90,10 @@ def test_a_chain_published_in_part_by_accident_leaves_the_client_with_the_old_on
     composes.write(compose, list(packages.values()), sources, origin=origin, signer=publisher.signer)
     composes.switch(channel, url=composes.address("http://elsewhere.example", compose), signer=publisher.signer)
 
-    # The repository is what was broken by hand: without the newer base nothing of the newer chain is to come.
-    installed.dnf("upgrade", LEAF)
+    installed.dnf("upgrade", "--nobest", LEAF)
+    with pytest.raises(ToolError) as refused:  # --best is EL's default: dnf says what is wrong, and changes nothing
+        installed.dnf("upgrade", "--best", LEAF)
+    assert "nothing provides golden-" in output(refused.value)
     assert stands_on(installed) == [f"sandbox-{layer}-{OLD}.qcow2" for layer in ("bootstrapped", "upgrade", "base")]
     assert installed.rpm("--verify", "--all") == []
 
@@ -115,7 +116,7 @@ def test_a_tampered_rpm_is_refused(store: Store, chain: dict[str, Build], publis
     assert not client.names()
 
 
-def test_an_rpm_of_another_key_is_refused_even_in_signed_metadata(
+def test_a_tampered_rpm_is_refused_by_its_own_signature_even_in_signed_metadata(
     store: Store, chain: dict[str, Build], publisher: Publisher, client: Client
 ) -> None:
     publisher.publish(chain["sandbox-base"])
@@ -126,7 +127,7 @@ def test_an_rpm_of_another_key_is_refused_even_in_signed_metadata(
     publisher.signer.sign(compose / "repodata/repomd.xml", compose / "repodata/repomd.xml.asc")
     with pytest.raises(ToolError) as refused:
         client.install("golden-sandbox-base")
-    assert "signature" in output(refused.value).lower() or "digest" in output(refused.value).lower()
+    assert "GPG check FAILED" in output(refused.value)
     assert not client.names()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -107,33 +106,3 @@ def test_a_repository_with_another_base_under_the_same_version_cannot_be_install
         client.install("golden-sandbox-upgrade")
     assert "nothing provides golden-image-id(golden-sandbox-base-image-2026" in dict(refused.value.details)["output"]
     client.install("golden-sandbox-base")
-
-
-def test_a_client_in_a_loop_sees_no_error_while_the_channel_is_published_to(
-    store: Store, publisher: Publisher, client: Client
-) -> None:
-    publisher.publish(add_build(store, "sandbox-base", version="20261121.1"))
-    counts: list[int] = []
-    wrong: list[ToolError] = []
-    has_answer, is_over = threading.Event(), threading.Event()
-
-    def ask() -> None:
-        while not is_over.is_set():
-            try:
-                counts.append(len(client.dnf("repoquery", "--quiet", "golden-sandbox-base").split()))
-            except ToolError as error:
-                wrong.append(error)
-            has_answer.set()
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    assert has_answer.wait(timeout=60)
-    for count in range(2, 12):
-        publisher.publish(add_build(store, "sandbox-base", version=f"20261121.{count}"))
-    is_over.set()
-    asking.join()
-    assert not [dict(error.details) for error in wrong]
-    assert counts[0] == 1
-    assert len(counts) > 1
-    assert counts == sorted(counts)
-    assert len(client.dnf("repoquery", "--quiet", "golden-sandbox-base").split()) == 11
