@@ -16,7 +16,7 @@ KEY_FILE = "keys/signing.asc"
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}([0-9A-F]{24})?")
 # An address of rsync's, one of ssh's as rsync and scp write it, or a folder.
-_TARGET = re.compile(r"rsync://[^\s/]+/[^\s/][^\s]*|([A-Za-z0-9_.-]+@)?[A-Za-z0-9_.-]+:/[^\s]+|[^\s:]+")
+_TARGET = re.compile(r"rsync://[^\s/]+/[^\s/][^\s]*|([A-Za-z0-9_.-]+@)?[A-Za-z0-9_.-]+:/(?!/)[^\s]+|[^\s:]+")
 
 _Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
 
