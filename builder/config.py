@@ -22,7 +22,7 @@ from builder.catalogue import (
 )
 from builder.config_messages import message
 from builder.config_publication import RawPublish, RawRetention, RawSigning
-from builder.config_steps import Parsed, parse_step
+from builder.config_steps import Parsed, guest_path, parse_step
 from builder.errors import ConfigError, Problem, did_you_mean
 from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Repository, Setup
 from builder.password import parse_hash
@@ -41,6 +41,7 @@ Lines = dict[tuple[str | int, ...], int]
 
 Size = Annotated[int, BeforeValidator(lambda value: parse_size(str(value)))]
 Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
+GuestPath = Annotated[str, BeforeValidator(guest_path)]
 Hash = Annotated[SecretStr, BeforeValidator(parse_hash)]
 
 
@@ -67,6 +68,7 @@ class _Distribution(RawSetup):
     kickstart_version: str
     osinfo: str
     source: RawSource | None = None
+    gpg_key: str | None = None
     arch: Architecture = "x86_64"
     kernel_arguments: str = ""
     openscap_addon: str | None = None
@@ -83,6 +85,8 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    keeps_private_keys: list[GuestPath] = Field(default=[])
+    stable: Literal["chain", "flat"] = "chain"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
 
 
@@ -146,7 +150,7 @@ class _Loader:
         images |= self._flats(raw_images, images)
         images = private.marked(
             images,
-            names=private.touched(self.own, "image"),
+            names=private.touched(self.own, "image") | private.readers(images),
             distributions=private.heirs(
                 private.touched(self.own, "distribution"),
                 _overriding(own),
@@ -219,6 +223,10 @@ class _Loader:
         """own: the keys that golden.toml itself has for it."""
         for repository in raw.repositories:
             self._check_name(repository, ("distribution", name, "repositories", repository))
+        gpg_key = self.folder / raw.gpg_key if raw.gpg_key else None
+        if raw.source and raw.source.is_signed_by_makers and gpg_key is None:
+            what = f"golden knows no key of '{name}'; name the file with the makers' public key: gpg_key = \"…\""
+            self._problem(("distribution", name, "source"), what)
         said = setup(raw, folder=self.folder)
         distribution = Distribution(
             name=name,
@@ -226,7 +234,8 @@ class _Loader:
             kickstart=self._kickstart(name, raw.kickstart),
             kickstart_version=raw.kickstart_version,
             osinfo=raw.osinfo,
-            source=raw.source.resolved(self.folder, raw.arch) if raw.source else None,
+            source=raw.source.resolved(self.folder, raw.arch, gpg_key=gpg_key) if raw.source else None,
+            gpg_key=gpg_key,
             arch=raw.arch,
             kernel_arguments=kernel_arguments(raw.kernel_arguments, arch=raw.arch),
             openscap_addon=raw.openscap_addon or None,
@@ -299,6 +308,8 @@ class _Loader:
                 description=image.description,
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
+                keeps_private_keys=tuple(image.keeps_private_keys),
+                stable=image.stable,
                 steps=(
                     *self._steps(name, image.steps, distribution, distributions),
                     *(secret if image.parent is None else ()),
@@ -320,11 +331,11 @@ class _Loader:
     def _flats(self, raw: Mapping[str, _Image], images: Mapping[str, Image]) -> dict[str, Image]:
         found = {}
         for image in images.values():
-            if raw[image.name].flat:
+            if raw[image.name].flat or image.stable == "flat":
                 flat = image.flat()
                 found[flat.name] = flat
                 if flat.name in raw:
-                    self._problem(("image", flat.name), f"'{image.name}' has flat = true, which makes this image")
+                    self._problem(("image", flat.name), f"'{image.name}' is also made flat, which makes this image")
         return found
 
     def _steps(

@@ -18,7 +18,7 @@ _FINGERPRINT = re.compile(r"[0-9A-F]{40}([0-9A-F]{24})?")
 # An address of rsync's, one of ssh's as rsync and scp write it, or a folder.
 _TARGET = re.compile(r"rsync://[^\s/]+/[^\s/][^\s]*|([A-Za-z0-9_.-]+@)?[A-Za-z0-9_.-]+:/(?!/)[^\s]+|[^\s:]+")
 
-_Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
+Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
 
 
 def _fingerprint(value: object) -> str:
@@ -66,16 +66,16 @@ class RawPublish(Raw):
         return self.target if self.target is None or ":" in self.target else str(folder / self.target)
 
 
-class _Rule(Raw):
+class RawRule(Raw):
     keep: Annotated[int, Field(ge=1)] | None = None
-    age: _Duration | None = None
+    age: Duration | None = None
 
 
 class RawRetention(Raw):
     keep: Annotated[int, Field(ge=1)] = Rule().keep
-    age: _Duration = Rule().age_s
+    age: Duration = Rule().age_s
     composes: Annotated[int, Field(ge=1)] = Retention().composes
-    channel: dict[str, _Rule] = Field(default={})
+    channel: dict[str, RawRule] = Field(default={})
 
     def resolved(self) -> Retention:
         return Retention(

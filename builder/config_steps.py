@@ -136,7 +136,7 @@ def _selinux(value: object, _options: Options) -> dict[str, Any]:
 
 def _copy(value: object, options: Options) -> dict[str, Any]:
     table = _table(value, "copy", '{ "files/app" = "/opt/app" }')
-    return {"paths": {_project_path(key): _guest_path(to) for key, to in table.items()}, **_file_options(options)}
+    return {"paths": {_project_path(key): guest_path(to) for key, to in table.items()}, **_file_options(options)}
 
 
 def _write(value: object, options: Options) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _write(value: object, options: Options) -> dict[str, Any]:
             raise ValueError(f"what is written to '{path}' is a text, not {text!r}")
         if path.endswith("/"):
             raise ValueError(f"'{path}' is a folder; name the file to write")
-        texts[_guest_path(path)] = text
+        texts[guest_path(path)] = text
     return {"texts": texts, **_file_options(options)}
 
 
@@ -308,7 +308,7 @@ def _project_path(value: object) -> str:
     return str(path)
 
 
-def _guest_path(value: object) -> str:
+def guest_path(value: object) -> str:
     """An absolute path in the guest; a slash at its end is kept, it means "into this folder"."""
     if not isinstance(value, str) or not value.startswith("/") or _has_control(value):
         raise ValueError(f"{value!r} is no path in the guest; one begins with '/'")

@@ -22,23 +22,36 @@ _LAST_WORDS_S = 3.0
 _LEAST_INSTALLED_BYTES = 64 * MIB
 
 
-def kickstart(image: Image, distribution: Distribution, *, ssh_public_key: str, tree: str | None = None) -> str:
+def kickstart(
+    image: Image,
+    distribution: Distribution,
+    *,
+    ssh_public_key: str,
+    tree: str | None = None,
+    proxy_for: Callable[[str], str | None] = lambda _address: None,
+) -> str:
     """The kickstart of a base, checked against the distribution's syntax. Raises ConfigError; starts nothing.
 
-    tree: address by which the installer reaches a source that is a folder.
+    tree: address by which the installer reaches a source that is a folder. proxy_for: address -> the proxy on the way
+    to it, without a login; how a base came here decides nothing of it, so content keys are made without.
     """
     _check_key(distribution, ssh_public_key)
     if distribution.kickstart_file is not None:
         return _own_kickstart(image, distribution, distribution.kickstart_file, ssh_public_key=ssh_public_key)
     source = distribution.source
+    address = source and (source.url or (source.tree and (tree or source.tree.as_uri())))
     text = templates.render(
         [distribution.kickstart.parent, templates.shared("kickstarts")],
         distribution.kickstart.name,
         image=image.name,
         title=distribution.title,
         kickstart_version=distribution.kickstart_version,
-        tree=source and (source.url or (source.tree and (tree or source.tree.as_uri()))),
-        install_repositories=source.repositories if source else (),
+        tree=address,
+        tree_proxy=address and proxy_for(address),
+        install_repositories=[
+            {"name": it.name, "location": it.location, "proxy": proxy_for(it.location)}
+            for it in (source.repositories if source else ())
+        ],
         firmware=distribution.firmware,
         layout=distribution.layout,
         package_set=distribution.package_set,
@@ -79,7 +92,10 @@ def advice(distribution: Distribution, text: str, *, image: str) -> list[str]:
 
 
 def _check_key(distribution: Distribution, ssh_public_key: str) -> None:
-    """Source: the FIPS policies of crypto-policies, which leave Ed25519 out of what sshd takes."""
+    """FIPS 186-5 has Ed25519, the FIPS policies of crypto-policies do not: no word of it is in EL's opensshserver.txt.
+
+    Source: ComplianceAsCode/content, pull request 4723 (EL 8); openstack-k8s-operators/install_yamls, 641 (EL 9).
+    """
     if distribution.fips and ssh_public_key.startswith("ssh-ed25519"):
         raise ConfigError(
             f"the project's SSH key is an Ed25519 key, which '{distribution.name}' does not let in in FIPS mode",

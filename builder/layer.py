@@ -136,7 +136,7 @@ def operations(
     """
     steps = customize.operations(phase.steps, repositories=repositories)
     steps = [*preparations, *steps] if phase.prepares else steps
-    return [*steps, seal.OPERATION] if phase.is_last else steps
+    return [*steps, seal.OPERATION if phase.is_last else seal.KEEP_OUTPUT]
 
 
 def more_disks(bench: Bench, phase: Phase) -> list[Path]:
@@ -153,6 +153,7 @@ def _parcels(bench: Bench, phase: Phase) -> list[Parcel]:
 def installation(bench: Bench, *, uri: str, is_kvm: bool, time_factor: float) -> Installation:
     """The run of the installer for a base."""
     distribution = bench.distribution
+    location = bases.location_of(distribution)
     return Installation(
         uri=uri,
         domain=bench.domain,
@@ -160,9 +161,10 @@ def installation(bench: Bench, *, uri: str, is_kvm: bool, time_factor: float) ->
         arch=distribution.arch,
         firmware=distribution.firmware,
         nvram=bench.work / "nvram.fd",
-        location=bases.location_of(distribution),
+        location=location,
         kickstart=bench.kickstart,
         kernel_arguments=distribution.boot_arguments,
+        proxy=_proxy(str(location)) if bases.source_of(distribution).url else None,
         disk=bench.disk,
         console=bench.console,
         memory_mib=distribution.memory_mib,
@@ -170,6 +172,10 @@ def installation(bench: Bench, *, uri: str, is_kvm: bool, time_factor: float) ->
         is_kvm=is_kvm,
         timeout_s=distribution.limits.install_s * time_factor,
     )
+
+
+def _proxy(address: str) -> str | None:
+    return proxies.for_address(address, host=virt_install.HOST)
 
 
 def machine(bench: Bench, *, parents: Sequence[Path], is_kvm: bool, port: int, pid: int) -> Machine:
@@ -184,6 +190,7 @@ def machine(bench: Bench, *, parents: Sequence[Path], is_kvm: bool, port: int, p
         memory_mib=bench.distribution.memory_mib,
         cpus=bench.distribution.cpus,
         disks=(Disk(chain=(bench.disk, *parents)),),
+        scratch=bench.scratch,
         ssh_port=port,
         console_log=bench.console,
     )
@@ -247,7 +254,10 @@ def _first_commands(
 
 def _online_commands(bench: Bench, phase: Phase, *, uri: str, target: ssh.Target) -> list[str]:
     """libvirt is called as a library; virsh is how a person does the same."""
-    lines: list[run.Argv] = [["virsh", "--connect", uri, "create", bench.domain_xml]]
+    lines: list[run.Argv] = [
+        scratch_disk.argv(bench.scratch),
+        ["virsh", "--connect", uri, "create", bench.domain_xml],
+    ]
     for number, step in phase.steps:
         lines.append(provision.argv(step, target, project=bench.project, work=bench.work / name_of(number, step)))
     return [run.printable(argv) for argv in (*lines, ssh.command(target, *provision.POWER_OFF))]
@@ -268,7 +278,9 @@ def write_inputs(
     port, key: of the machine's sshd.
     """
     if bench.image.parent is None and not bench.is_import:
-        text = install.kickstart(bench.image, bench.distribution, ssh_public_key=ssh_public_key, tree=bench.tree)
+        text = install.kickstart(
+            bench.image, bench.distribution, ssh_public_key=ssh_public_key, tree=bench.tree, proxy_for=_proxy
+        )
         bench.kickstart.write_text(text, encoding="utf-8")
     for phase in bench.phases:
         if phase.is_online:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
+from pydantic import Field
+
 from builder.frozen import Frozen as Frozen
 from builder.publication import Publication
 from builder.steps import Repos, Step
@@ -43,9 +45,11 @@ class Source(Frozen):
     dvd: to install from. url: of an installation tree, of what holds `.treeinfo`; the installer reads it, golden
     downloads nothing. tree: folder with such a tree. qcow2: a disk image of others, to import. image: one of golden's
     own (it may stand on others, and has its facts beside it). One of the five is given; all locations are absolute
-    paths or http(s) URLs. repositories: package repositories that the installer uses besides the source's own.
-    sha256: hex. checksums: a file of SHA-256 lines, one of which names the file. signature: of `checksums`, apart;
-    without it, and with `key`, `checksums` is clearsigned. cloud_init: what becomes of it in an imported image.
+    paths or http(s) URLs. channel: address of a channel of golden's that has `image`, which then is NAME or
+    NAME@VERSION; `key` is then the one that the channel's metadata is signed with. repositories: package repositories
+    that the installer uses besides the source's own. sha256: hex. checksums: a file of SHA-256 lines, one of which
+    names the file. signature: of `checksums`, apart; without it, and with `key`, `checksums` is clearsigned.
+    cloud_init: what becomes of it in an imported image.
     """
 
     dvd: str | None = None
@@ -53,6 +57,7 @@ class Source(Frozen):
     tree: Path | None = None
     qcow2: str | None = None
     image: str | None = None
+    channel: str | None = None
     repositories: tuple[Repository, ...] = ()
     sha256: str | None = None
     checksums: str | None = None
@@ -66,7 +71,9 @@ class Source(Frozen):
 
     @property
     def location(self) -> str:
-        return str(getattr(self, self.kind))
+        """Of an image in a channel, no address that could be asked for, but one that tells it from all others."""
+        own = str(getattr(self, self.kind))
+        return f"{self.channel}/{own}" if self.channel is not None else own
 
     @property
     def is_tree(self) -> bool:
@@ -80,7 +87,7 @@ class Source(Frozen):
 
     def at(self, path: Path) -> Source:
         """The same, with its one file on this machine."""
-        return self.model_copy(update={self.kind: str(path)})
+        return self.model_copy(update={self.kind: str(path), "channel": None})
 
     @property
     def path(self) -> Path | None:
@@ -147,7 +154,8 @@ class Distribution(Frozen):
 
     kickstart: its template; kickstart_file: the user's own in its place. kickstart_version: pykickstart's name of the
     syntax, "RHEL9". osinfo: libosinfo's short id, for virt-install. source: None for one that only others inherit from,
-    or whose makers publish nothing. packages: besides those of the set.
+    or whose makers publish nothing. gpg_key: what its makers sign with; the file need not be there. packages: besides
+    those of the set.
     openscap: profile that the installation is to follow. openscap_addon: the name by which the installer's OpenSCAP
     add-on goes, None where there is none. memory_mib, cpus: of the machine that installs and of clones that ask for
     nothing else.
@@ -159,6 +167,7 @@ class Distribution(Frozen):
     kickstart: Path
     osinfo: str
     source: Source | None = None
+    gpg_key: Path | None = None
     kickstart_file: Path | None = None
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"
@@ -186,7 +195,9 @@ class Image(Frozen):
     """A node of the layer tree. disk_bytes, setup: of a base; a layer has its parent's.
 
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
+    stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
+    keeps_private_keys: paths in the guest; other private keys are not packaged.
     """
 
     name: str
@@ -198,8 +209,10 @@ class Image(Frozen):
     setup: Setup = Setup()
     steps: tuple[Step, ...] = ()
     flat_of: str | None = None
+    stable: Literal["chain", "flat"] = "chain"
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
+    keeps_private_keys: tuple[str, ...] = ()
 
     @property
     def needs_repositories(self) -> bool:
@@ -262,6 +275,11 @@ class Project(Frozen):
                         found[name] = Repository(name=name, location=location, is_extra=True)
         return list(found.values())
 
+    @property
+    def flat_links(self) -> frozenset[str]:
+        """The images whose plain package follows their flat form."""
+        return frozenset(image.name for image in self.images.values() if image.stable == "flat")
+
     def chain(self, image: str) -> list[Image]:
         """The image, what it is made from, … down to the base."""
         found = [self.images[image]]
@@ -302,6 +320,7 @@ class Build(Frozen):
     size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
     started, finished: UTC, ISO 8601. tools: program -> version.
     flattened: the build that this one is the flat form of. private: of embargoed work, or standing on such.
+    private_keys: files of the guest that hold a private key, path -> SHA-256 of the file.
     """
 
     format: Literal[1] = 1
@@ -317,6 +336,7 @@ class Build(Frozen):
     virtual_bytes: int
     packages: int
     packages_sha256: str
+    private_keys: dict[str, str] = Field(default={})
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"
     memory_mib: int

@@ -12,11 +12,12 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from builder import private_keys
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, ImageId
 from builder.progress import Reporter
@@ -30,6 +31,7 @@ from builder.tools.openpgp import Signer
 FOLDER = Path("/usr/share/golden/images")
 # A build is packaged once: what changes gets a new version, never a new release.
 RELEASE = "1"
+_NO_KEYS = private_keys.Wanted()
 
 
 # What lies beside the image's RPM under the same name, and in it under the image's: its facts, what is in it
@@ -102,15 +104,26 @@ def package(
     reporter: Reporter,
     signer: Signer | None,
     allow_private: bool = False,
+    keys: private_keys.Wanted = _NO_KEYS,
+    flat_links: Collection[str] = (),
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
 
-    signer: None if the project says that its packages are not signed.
+    signer: None if the project says that its packages are not signed. flat_links: images whose plain package is to
+    follow their flat form.
     Raises ConfigError as `plan` does; VerifyError if an image file of a chain that is to be packaged has not the bytes
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
     with lock(store.rpms / ".lock", what=f"the packages in {store.rpms}"):
-        jobs = plan(store, builds, prefix=prefix, signer=signer, allow_private=allow_private)
+        jobs = plan(
+            store,
+            builds,
+            prefix=prefix,
+            signer=signer,
+            allow_private=allow_private,
+            keys=keys,
+            flat_links=flat_links,
+        )
         for build in with_parents(store, [job.build for job in jobs if job.todo == "build"]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(
@@ -120,13 +133,24 @@ def package(
 
 
 def plan(
-    store: Store, builds: Sequence[Build], *, prefix: str, signer: Signer | None, allow_private: bool = False
+    store: Store,
+    builds: Sequence[Build],
+    *,
+    prefix: str,
+    signer: Signer | None,
+    allow_private: bool = False,
+    keys: private_keys.Wanted = _NO_KEYS,
+    flat_links: Collection[str] = (),
 ) -> list[Packaging]:
     """How builds and everything they stand on are packaged, parents first. Nothing is written.
 
-    Raises ConfigError if one of them is private, or stands on one that is, and that is not allowed.
+    keys: the private keys that may be in them. flat_links: as of `package`; their flat forms are packaged along.
+    Raises ConfigError if one of all these is private, or stands on one that is, and that is not allowed; if a guest
+    holds another private key; or if a flat form is not there.
     """
     concerned = with_parents(store, builds)
+    links = {build.stem: _flat_form(store, build) for build in concerned if build.image in flat_links}
+    concerned = with_parents(store, [*links.values(), *builds])
     private = [build.stem for build in concerned if build.private]
     if private and not allow_private:
         raise ConfigError(
@@ -134,7 +158,10 @@ def plan(
             try_next="--allow-private, if everyone who reaches the packages may have them; their names then begin "
             f"with '{prefix}-private-'",
         )
-    return [_plan_one(store, build, prefix=prefix, signer=signer) for build in concerned]
+    private_keys.check(store, concerned, keys)
+    return [
+        _plan_one(store, build, prefix=prefix, link=links.get(build.stem, build), signer=signer) for build in concerned
+    ]
 
 
 def with_parents(store: Store, builds: Sequence[Build]) -> list[Build]:
@@ -147,10 +174,21 @@ def name_prefix(build: Build, *, prefix: str) -> str:
     return f"{prefix}-private" if build.private else prefix
 
 
-def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False, extras: Sequence[str] = ()) -> str:
-    """The spec of both packages of a build. Pure. extras: suffixes of more files in `topdir`/provenance."""
-    parent = build.parent
+def render_spec(
+    build: Build,
+    *,
+    prefix: str,
+    is_parent_private: bool = False,
+    link: Build | None = None,
+    extras: Sequence[str] = (),
+) -> str:
+    """The spec of both packages of a build. Pure.
+
+    link: what the plain one follows, if it is the flat form. extras: suffixes of more files in `topdir`/provenance.
+    """
+    parent, link = build.parent, link or build
     below = f"{prefix}-private" if is_parent_private else prefix
+    link_name = image_package(link.id, prefix=name_prefix(link, prefix=prefix))
     prefix = name_prefix(build, prefix=prefix)
     return render(
         shared("spec-templates"),
@@ -165,6 +203,9 @@ def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False, e
         version=build.version,
         release=RELEASE,
         stem=build.stem,
+        link_name=link_name,
+        link_version=link.version,
+        link_stem=link.stem,
         description=rpm.escape(build.description),
         packages=build.packages,
         extras=extras,
@@ -187,7 +228,18 @@ def companions(image_rpm: Path) -> list[Path]:
     return [path for suffix in COMPANIONS if (path := image_rpm.with_name(f"{stem}{suffix}")).exists()]
 
 
-def _plan_one(store: Store, build: Build, *, prefix: str, signer: Signer | None) -> Packaging:
+def _flat_form(store: Store, build: Build) -> Build:
+    """The first that was made of it: what has been published once goes on to be right. Raises ConfigError."""
+    for flat in store.builds(f"{build.image}-flat"):
+        if flat.flattened == build.id:
+            return flat
+    raise ConfigError(
+        f"the package of '{build.image}' is to follow its flat form, and there is none of {build.stem}",
+        try_next=f"golden build {build.image}-flat",
+    )
+
+
+def _plan_one(store: Store, build: Build, *, prefix: str, link: Build, signer: Signer | None) -> Packaging:
     topdir = store.rpms / ".work" / build.stem
     suffix = f"{build.version}-{RELEASE}.noarch.rpm"
     first = name_prefix(build, prefix=prefix)
@@ -198,19 +250,30 @@ def _plan_one(store: Store, build: Build, *, prefix: str, signer: Signer | None)
         build=build,
         image_rpm=image_rpm,
         link_rpm=link_rpm,
-        spec=render_spec(build, prefix=prefix, is_parent_private=is_parent_private, extras=_extras(store, build)),
-        spec_by_hand=render_spec(build, prefix=prefix, is_parent_private=is_parent_private),
+        spec=render_spec(
+            build, prefix=prefix, is_parent_private=is_parent_private, link=link, extras=_extras(store, build)
+        ),
+        spec_by_hand=render_spec(build, prefix=prefix, is_parent_private=is_parent_private, link=link),
         topdir=topdir,
         argv=tuple(rpm.build_argv(topdir / f"{build.stem}.spec", topdir=topdir, sources=store.images)),
         env={"SOURCE_DATE_EPOCH": str(int(datetime.fromisoformat(build.finished).timestamp()))},
-        todo=_todo(build, image_rpm, link_rpm, signer=signer),
+        todo=_todo(
+            build,
+            image_rpm,
+            link_rpm,
+            follows=image_package(link.id, prefix=name_prefix(link, prefix=prefix)),
+            signer=signer,
+        ),
     )
 
 
 def _todo(
-    build: Build, image_rpm: Path, link_rpm: Path, *, signer: Signer | None
+    build: Build, image_rpm: Path, link_rpm: Path, *, follows: str, signer: Signer | None
 ) -> Literal["build", "sign", "nothing"]:
+    """follows: name of the package that the plain one is to require."""
     if not (image_rpm.exists() and link_rpm.exists() and _packed_digest(image_rpm, build) == build.id.sha256):
+        return "build"
+    if not _follows(link_rpm, follows):
         return "build"
     if signer and not all(rpm.signing_key(path) in signer.key_ids for path in (image_rpm, link_rpm)):
         return "sign"
@@ -234,7 +297,15 @@ def _carry_out(job: Packaging, *, store: Store, signer: Signer | None, reporter:
     )
 
 
+def _check_side_files(job: Packaging, *, store: Store) -> None:
+    """Facts and package lists quote commands and what the guest says."""
+    for path in (store.facts(job.build), store.package_list(job.build)):
+        if path.exists() and private_keys.MARK in path.read_bytes():
+            raise VerifyError(f"{path} holds a private key, and would be packaged with '{job.build.stem}'")
+
+
 def _build(job: Packaging, *, store: Store, signer: Signer | None, log: Path) -> None:
+    _check_side_files(job, store=store)
     job.spec_file.write_text(job.spec, encoding="utf-8")
     written = _write_provenance(job, store=store, signer=signer)
     rpm.build(job.argv, why=f"package '{job.build.stem}'", env=job.env, log=log)
@@ -329,3 +400,7 @@ def _tests(store: Store, build: Build) -> dict[str, Any] | None:
 
 def _packed_digest(image_rpm: Path, build: Build) -> str | None:
     return rpm.file_digests(image_rpm).get(str(FOLDER / f"{build.stem}.qcow2"))
+
+
+def _follows(link_rpm: Path, image: str) -> bool:
+    return image in rpm.ask(link_rpm, "[%{REQUIRENAME}\n]").splitlines()

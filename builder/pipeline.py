@@ -30,7 +30,7 @@ from builder.plan import Planned, order, plan
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import guestfs, qemu_img, scratch_disk, virt_install
+from builder.tools import guestfs, proxies, qemu_img, scratch_disk, virt_install
 from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
@@ -52,19 +52,21 @@ def decide(
     *,
     rebuild: Iterable[str] = (),
     standing: Mapping[str, Build] | None = None,
+    offline: Callable[[str], None] | None = None,
 ) -> list[Planned]:
     """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
 
-    standing: builds that are taken as they are, whatever has changed since.
+    standing: builds that are taken as they are, whatever has changed since. offline: as of `inputs.Repositories`.
     """
     standing = standing or {}
+    repositories = inputs.Repositories(state=store.state, offline=offline)
     names = order(project, wanted)
     newest = {name: build for name in names if (build := store.newest(name)) is not None}
     return plan(
         project,
         names,
         inputs={
-            name: inputs.image_inputs(project, project.images[name], state=store.state)
+            name: inputs.image_inputs(project, project.images[name], state=store.state, repositories=repositories)
             for name in names
             if name not in standing
         },
@@ -207,7 +209,6 @@ class Pipeline:
                     self._phase(bench, phase, parents, repositories, connection, note=step.note)
         inputs.need_unchanged(self.project, bench.image, planned.inputs)
         report = seal.read_report(bench.output)
-        (bench.logs / "offline-steps.log").write_text(report.log, encoding="utf-8")
         packages = bench.work / "packages"
         packages.write_text("".join(f"{package}\n" for package in report.packages), encoding="utf-8")
         package_changes.write(
@@ -242,6 +243,7 @@ class Pipeline:
             virtual_bytes=sealed.virtual_bytes,
             packages=len(report.packages),
             packages_sha256=hashlib.sha256(packages.read_bytes()).hexdigest(),
+            private_keys=report.private_keys,
             arch=bench.distribution.arch,
             firmware=bench.distribution.firmware,
             memory_mib=bench.distribution.memory_mib,
@@ -308,6 +310,11 @@ class Pipeline:
                 f"{name}: this machine's osinfo-db does not know '{distribution.osinfo}'; "
                 f"virt-install is told '{installation.osinfo}'"
             )
+        if installation.proxy and proxies.has_login(str(installation.location)):
+            self.reporter.note(
+                f"{name}: the installer is told the proxy {installation.proxy} without its login, which everybody on "
+                "this host could read; if that is not let through, install from a DVD"
+            )
         for what in install.advice(distribution, bench.kickstart.read_text(encoding="utf-8"), image=name):
             self.reporter.note(f"{name}: {what}")
 
@@ -323,6 +330,7 @@ class Pipeline:
     ) -> None:
         factor = self.host.accelerator.time_factor
         if phase.is_online:
+            scratch_disk.make(bench.scratch)
             provision.provision(
                 layer.machine(bench, parents=parents, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
@@ -352,6 +360,7 @@ class Pipeline:
                 time_factor=factor,
                 note=note,
             )
+            seal.keep_output(bench.output, bench.logs)
 
     # --- what a build stands in
 
@@ -389,9 +398,7 @@ class Pipeline:
         )
 
     def _download_commands(self, planned: Planned) -> list[Command]:
-        image = self.project.images[planned.image]
-        source = self.project.distributions[image.distribution].source
-        line = bases.download_command(source, state=self.store.state) if source and image.parent is None else None
+        line = bases.download_command(self.project, planned.image, state=self.store.state)
         return [Command(title="download", line=line)] if line else []
 
     def _commands(

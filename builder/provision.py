@@ -9,13 +9,14 @@ from builder import run
 from builder.errors import ToolError
 from builder.model import Limits
 from builder.steps import Ansible, Reboot, Shell, Step, name_of
-from builder.tools import ansible, proxies, ssh
+from builder.tools import ansible, proxies, scratch_disk, ssh
 from builder.tools.console import Console
 from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
 
 _PORT_TRIES = 5
+_CACHE_TIMEOUT_S = 30
 
 # Where a guest with QEMU's user network reaches the host's loopback. Source: QEMU, "Network emulation"; measured.
 HOST = "10.0.2.2"
@@ -57,6 +58,7 @@ def provision(
                     note=note,
                 )
                 guest.wait()
+                guest.put_cache_aside()
                 for number, step in steps:
                     guest.do(number, step)
                 guest.power_off()
@@ -128,6 +130,17 @@ class _Guest:
             raise
         self._note(f"SSH answered after {seconds:.1f} s")
 
+    def put_cache_aside(self) -> None:
+        """What dnf downloads from now on, until the guest goes down, is not on its disk."""
+        ssh.run_script(
+            self._target,
+            scratch_disk.MOUNT_ONLINE,
+            why="put dnf's cache on the scratch disk",
+            timeout_s=_CACHE_TIMEOUT_S * self._time_factor,
+            log=self._logs / "cache.log",
+            watch=self._watch,
+        )
+
     def do(self, number: int, step: Step) -> None:
         match step:
             case Shell():
@@ -177,6 +190,7 @@ class _Guest:
             ok=(0, 255),
         )
         self.wait(but_not_boot=before, timeout_s=limit_s)
+        self.put_cache_aside()
 
     def _log(self, number: int, step: Step) -> Path:
         return self._logs / f"{name_of(number, step)}.log"

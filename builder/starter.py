@@ -9,6 +9,7 @@ from builder.config_publication import KEY_FILE
 from builder.errors import ConfigError, HostError, did_you_mean
 from builder.model import Frozen
 from builder.private import FILE as PRIVATE_FILE
+from builder.private import FOLDER as PRIVATE_FOLDER
 from builder.store import write_atomically
 from builder.templates import render
 from builder.tools import openpgp, ssh
@@ -16,7 +17,7 @@ from builder.tools import openpgp, ssh
 _KEY = Path("keys/id_ed25519")
 _SIGNING_KEY = Path(KEY_FILE)
 # Each line that git has to know, so that neither the key nor embargoed work is ever committed.
-_IGNORED = ("/keys/", f"/{PRIVATE_FILE}")
+_IGNORED = ("/keys/", f"/{PRIVATE_FILE}", f"/{PRIVATE_FOLDER}/")
 
 
 class Started(Frozen):

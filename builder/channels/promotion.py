@@ -188,8 +188,8 @@ def _choose(
         reasons = [f"{link.stem} {withdrawn[link.stem]}" for link in chain if link.stem in withdrawn]
         if not is_unverified:
             reasons += [reason for link in chain if (reason := unverified(store, link.id))]
-        if len({link.parent for link in chain if link.parent} - set(found)):
-            reasons.append(f"{chain[-1].parent}, on which it stands, is not in the channel")
+        lacking = sorted({stem for link in chain for stem in link.needs} - set(found))
+        reasons += [f"{stem}, which it needs, is not in the channel" for stem in lacking]
         if reasons:
             held[member.stem] = "; ".join(reasons)
         else:

@@ -59,10 +59,10 @@ class Collected(Frozen):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One build that may stay or go. parent: stem. finished: seconds since the epoch."""
+    """One build that may stay or go. needs: stems of what it stands on. finished_s: seconds since the epoch."""
 
     id: ImageId
-    parent: str | None
+    needs: tuple[str, ...]
     distribution: str
     finished_s: float
     is_good: bool
@@ -113,10 +113,14 @@ def mark(
 
 
 def _chain(candidate: Candidate, candidates: Mapping[str, Candidate]) -> list[Candidate]:
-    found = [candidate]
-    while (parent := candidates.get(found[-1].parent or "")) is not None:
-        found.append(parent)
-    return found
+    """It and all that it needs, itself first."""
+    found = {candidate.stem: candidate}
+    todo = [candidate]
+    while todo:
+        for it in (candidates[stem] for stem in todo.pop(0).needs if stem in candidates and stem not in found):
+            found[it.stem] = it
+            todo.append(it)
+    return list(found.values())
 
 
 def _is_good(candidate: Candidate, candidates: Mapping[str, Candidate]) -> bool:
@@ -182,7 +186,7 @@ def collect(
             verdicts += sweep.old_composes(channel, keep=retention.composes, now_s=now_s, is_shrunk=bool(gone))
             needed |= {stem: f"in the channel {channel}" for stem in kept if stem not in needed}
         kept = mark(
-            {stem: _of_build(store, build) for stem, build in builds.items()},
+            {stem: _of_build(store, build, needs=_needs(build, builds)) for stem, build in builds.items()},
             rule=retention.rule,
             now_s=now_s,
             images=images,
@@ -306,14 +310,20 @@ class _Sweep:
         sync_directory(path.parent)
 
 
-def _of_build(store: Store, build: Build) -> Candidate:
+def _of_build(store: Store, build: Build, *, needs: tuple[str, ...]) -> Candidate:
     return Candidate(
         id=build.id,
-        parent=build.parent.stem if build.parent else None,
+        needs=needs,
         distribution=build.distribution,
         finished_s=datetime.fromisoformat(build.finished).timestamp(),
         is_good=not unverified(store, build.id),
     )
+
+
+def _needs(build: Build, builds: Mapping[str, Build]) -> tuple[str, ...]:
+    """What it stands on, and its first flat form: its plain package may link to that."""
+    flat = next((it.stem for it in builds.values() if it.flattened == build.id), None)
+    return tuple(stem for stem in (build.parent and build.parent.stem, flat) if stem)
 
 
 def _of_member(store: Store, member: Member, builds: Mapping[str, Build], compose: Path) -> Candidate:
@@ -323,10 +333,10 @@ def _of_member(store: Store, member: Member, builds: Mapping[str, Build], compos
     if build is None and facts.exists():
         build = read_build(facts)
     if build is not None:
-        return _of_build(store, build)
+        return _of_build(store, build, needs=member.needs)
     return Candidate(
         id=member.id,
-        parent=member.parent,
+        needs=member.needs,
         distribution=member.id.image.partition("-")[0],
         finished_s=member.image_rpm.built_s,
         is_good=not unverified(store, member.id),

@@ -6,9 +6,8 @@ The requirements in the metadata are the truth: which RPM is which build's, and 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from builder.model import ImageId, version_key
 from builder.tools.createrepo import Package
@@ -24,12 +23,12 @@ _IMAGE_ID = re.compile(
 class Member:
     """One build in a channel. packages: the RPM that owns its image, and the one that links to it, if it is there.
 
-    parent: the stem of the build it stands on.
+    needs: stems of the builds that these require: the one it stands on, and its flat form where the link leads to that.
     """
 
     id: ImageId
     packages: tuple[Package, ...]
-    parent: str | None
+    needs: tuple[str, ...]
 
     @property
     def stem(self) -> str:
@@ -46,30 +45,37 @@ def members(packages: Iterable[Package], *, prefix: str) -> dict[str, Member]:
     images: dict[str, tuple[ImageId, Package]] = {}
     stems: dict[str, str] = {}  # name of the package, and image id -> stem
     for package in packages:
-        for capability in package.provides:
-            if (match := _IMAGE_ID.fullmatch(capability[0])) and match["name"].startswith(f"{prefix}-"):
-                image = match["name"].removeprefix(f"{prefix}-").removeprefix("private-")
-                id = ImageId(image=image, version=match["version"], sha256=match["sha256"])
+        for capability, *_ in package.provides:
+            if (match := _IMAGE_ID.fullmatch(capability)) and match["name"].startswith(f"{prefix}-"):
+                id = ImageId(image=_image(match["name"], prefix), version=match["version"], sha256=match["sha256"])
                 images[id.stem] = (id, package)
-                stems[match["package"]] = stems[capability[0]] = id.stem
-    links: dict[str, list[Package]] = defaultdict(list)
+                stems[match["package"]] = stems[capability] = id.stem
+    found = {stem: Member(id=id, packages=(package,), needs=()) for stem, (id, package) in images.items()}
     for package in packages:
-        if not any(_IMAGE_ID.fullmatch(capability[0]) for capability in package.provides):
-            for requirement in package.requires:
-                if (stem := stems.get(requirement[0])) is not None:
-                    links[stem].append(package)
-    return {
-        stem: Member(id=id, packages=(package, *links[stem]), parent=_parent(package, stems))
-        for stem, (id, package) in images.items()
-    }
+        stem = next((stems[name] for name, *_ in package.provides if name in stems), None) or _linked(package, prefix)
+        if stem not in found:
+            continue
+        member = found[stem]
+        if package is not member.image_rpm:
+            member = replace(member, packages=(*member.packages, package))
+        # One that the channel lacks is named, too: it is what is wrong with the channel.
+        ids = {it: match["package"] for it, *_ in package.requires if (match := _IMAGE_ID.fullmatch(it))}
+        names = [stems.get(name, ids.get(name)) for name, *_ in package.requires if name in stems or name in ids]
+        needs = [name for name in dict.fromkeys(names) if name is not None and name != stem]
+        found[stem] = replace(member, needs=tuple(dict.fromkeys((*member.needs, *sorted(needs)))))
+    return found
 
 
 def chain(member: Member, members: Mapping[str, Member]) -> list[Member]:
-    """The build, its parent's, … down to the base; it ends early where a parent is not there."""
-    found = [member]
-    while (parent := members.get(found[-1].parent or "")) is not None:
-        found.append(parent)
-    return found
+    """The build and all that it needs, itself first; what is not there is left out."""
+    found = {member.stem: member}
+    todo = [member]
+    while todo:
+        for stem in todo.pop(0).needs:
+            if stem not in found and stem in members:
+                found[stem] = members[stem]
+                todo.append(members[stem])
+    return list(found.values())
 
 
 def newest(members: Iterable[Member]) -> dict[str, Member]:
@@ -93,9 +99,14 @@ def missing_requirements(packages: Iterable[Package]) -> list[str]:
     )
 
 
-def _parent(package: Package, stems: Mapping[str, str]) -> str | None:
-    for requirement in package.requires:
-        if _IMAGE_ID.fullmatch(requirement[0]):
-            match = _IMAGE_ID.fullmatch(requirement[0])
-            return stems.get(requirement[0]) or (match["package"] if match else None)
+def _image(name: str, prefix: str) -> str:
+    """`golden-private-sandbox-base` -> `sandbox-base`."""
+    return name.removeprefix(f"{prefix}-").removeprefix("private-")
+
+
+def _linked(package: Package, prefix: str) -> str | None:
+    """The build whose plain package this is, by its own name and version."""
+    for name, comparison, _, version, _ in package.provides:
+        if comparison == "EQ" and name.startswith(f"{prefix}-"):
+            return f"{_image(name, prefix)}-{version}"
     return None

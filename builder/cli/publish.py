@@ -13,7 +13,7 @@ from builder import channels
 from builder.channels import publication
 from builder.channels.publication import Published
 from builder.cli.build import images_argument
-from builder.cli.package import newest_builds, private_option
+from builder.cli.package import newest_builds, private_option, terms_of
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import NAME
@@ -72,9 +72,7 @@ def publish(
         jobs = plan_packages(
             session.store,
             newest_builds(session, images),
-            prefix=session.project.prefix,
-            signer=signer,
-            allow_private=allow_private,
+            **terms_of(session, signer=signer, allow_private=allow_private),
         )
         for job in jobs:
             if not job.is_done:

@@ -46,7 +46,8 @@ class Disk(Frozen):
 class Machine(Frozen):
     """A virtual machine with one network card whose SSH port is forwarded to the host's loopback.
 
-    ssh_port: port on 127.0.0.1. console_log: libvirt appends what the serial console prints to it.
+    scratch: a raw disk behind the others, for what is not to outlive the machine. ssh_port: port on 127.0.0.1.
+    console_log: libvirt appends what the serial console prints to it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Machine(Frozen):
     memory_mib: int
     cpus: int
     disks: tuple[Disk, ...]
+    scratch: Path | None = None
     ssh_port: int
     console_log: Path
 
@@ -129,6 +131,11 @@ def _devices(root: ET.Element, machine: Machine) -> None:
     devices = ET.SubElement(root, "devices")
     for index, disk in enumerate(machine.disks):
         _disk(devices, disk, target=f"vd{chr(ord('a') + index)}")
+    if machine.scratch is not None:
+        element = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(element, "driver", name="qemu", type="raw", cache="unsafe", discard="unmap")
+        ET.SubElement(element, "source", file=str(machine.scratch))
+        ET.SubElement(element, "target", dev=f"vd{chr(ord('a') + len(machine.disks))}", bus="virtio")
     ET.SubElement(devices, "controller", type="usb", model="none")
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "log", file=str(machine.console_log), append="on")

@@ -83,3 +83,14 @@ def test_machines_differ_in_their_mac() -> None:
     one, other = make_machine(), make_machine(uuid="0b5c0f4e-6f0a-4c1c-9a35-7d1f8f3c2b12")
     assert one.mac == "52:54:00:3c:2b:11"
     assert one.mac != other.mac
+
+
+def test_a_scratch_disk_is_raw_and_behind_the_others() -> None:
+    root = ET.fromstring(domain_xml(make_machine(scratch=Path("/state/work/a & b/scratch.raw"))))
+    *_, last = root.findall("devices/disk")
+    found = {
+        name: element.attrib for name in ("driver", "source", "target") if (element := last.find(name)) is not None
+    }
+    assert found["driver"]["type"] == "raw"
+    assert found["source"] == {"file": "/state/work/a & b/scratch.raw"}
+    assert found["target"] == {"dev": "vdb", "bus": "virtio"}

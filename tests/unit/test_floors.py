@@ -42,6 +42,8 @@ FLOORS: dict[str, int] = {
             "trees",
             "package_changes",
             "config_publication",
+            "private_keys",
+            "last_seen",
         ],
         1,
     ),

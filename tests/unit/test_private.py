@@ -94,6 +94,23 @@ def test_a_private_image_of_its_own(tmp_path: Path) -> None:
     assert private_images(found) == {"sandbox-embargoed"}
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        '{ copy = { "golden.private/fix" = "/opt/fix" } }',
+        '{ script = "golden.private/fix.sh" }',
+        '{ sshkeys = ["golden.private/team.pub"] }',
+        '{ repos = { embargoed = "golden.private/rpms" }, keep = false }',
+        '{ ansible = "golden.private/play/site.yml" }',
+    ],
+)
+def test_what_reads_from_the_private_folder_is_private_whichever_file_says_so(tmp_path: Path, step: str) -> None:
+    image = f'[image.sandbox-fixed]\nparent = "sandbox-upgrade"\nflat = true\nsteps = [{step}]\n'
+    assert private_images(project(tmp_path, public=PUBLIC + image)) == {"sandbox-fixed", "sandbox-fixed-flat"}
+    public = image.replace("golden.private/", "golden.private.d/")
+    assert private_images(project(tmp_path, public=PUBLIC + public)) == set()
+
+
 def test_a_private_build_is_never_reused_for_a_public_image(tmp_path: Path) -> None:
     public = project(tmp_path).images["sandbox-tools"]
     private = project(tmp_path, private='[image.sandbox-tools]\ndescription = "x"\n').images["sandbox-tools"]
@@ -124,9 +141,19 @@ def test_flat_makes_an_image_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_stable_link_to_the_flat_form_makes_that_along(tmp_path: Path) -> None:
+    public = PUBLIC.replace("flat = true", 'stable = "flat"')
+    assert public != PUBLIC
+    found = project(tmp_path, public=public)
+    assert found.images["sandbox-app-flat"].flat_of == "sandbox-app"
+    assert found.flat_links == {"sandbox-upgrade", "sandbox-app"}
+    wrong = problems(tmp_path, public=public.replace('"flat"', '"flt"'))
+    assert [line for line in wrong if "sandbox-app.stable" in line and "'chain' or 'flat'" in line]
+
+
 def test_an_image_with_the_name_of_a_flat_one(tmp_path: Path) -> None:
     found = problems(tmp_path, public=PUBLIC + '[image.sandbox-app-flat]\nparent = "sandbox-app"\n')
-    assert found == ["line 18, image.sandbox-app-flat: 'sandbox-app' has flat = true, which makes this image"]
+    assert found == ["line 18, image.sandbox-app-flat: 'sandbox-app' is also made flat, which makes this image"]
 
 
 def test_the_mark_of_private_leaves_is_kept_for_them(tmp_path: Path) -> None:

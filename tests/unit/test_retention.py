@@ -28,7 +28,7 @@ def candidate(
 ) -> Candidate:
     return Candidate(
         id=ImageId(image=image, version=f"202601{day:02d}.1", sha256="0" * 64),
-        parent=parent,
+        needs=(parent,) if parent else (),
         distribution=image.partition("-")[0],
         finished_s=NOW_S - age_days * DAY_S,
         is_good=is_good,
@@ -64,8 +64,7 @@ def test_nothing_that_is_needed_goes(
     assert kept.keys() <= tree.keys()
     assert all(kept.values())  # each has a reason
     for stem in kept:  # never a package whose requirement is gone
-        parent = tree[stem].parent
-        assert parent is None or parent in kept
+        assert set(tree[stem].needs) <= kept.keys()
     assert leased <= kept.keys()
     assert {stem for stem, it in tree.items() if NOW_S - it.finished_s < rule.age_s} <= kept.keys()
     by_image = defaultdict(list)
@@ -79,14 +78,14 @@ def test_nothing_that_is_needed_goes(
     for distribution in {it.distribution for it in tree.values()}:
         mine = [it for it in tree.values() if it.distribution == distribution]
         assert any(it.stem in kept for it in mine)
-    needed = {it.parent for it in tree.values() if it.stem in kept}
+    needed = {parent for it in tree.values() if it.stem in kept for parent in it.needs}
     for stem, reasons in kept.items():  # and nothing stays for nothing
         if all("stands on it" in reason for reason in reasons):
             assert stem in needed
 
 
 def is_good(it: Candidate, tree: dict[str, Candidate]) -> bool:
-    return it.is_good and (it.parent is None or is_good(tree[it.parent], tree))
+    return it.is_good and all(is_good(tree[parent], tree) for parent in it.needs)
 
 
 def test_the_reasons_are_said() -> None:
