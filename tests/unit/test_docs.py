@@ -12,7 +12,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from builder import config, private
+from builder import config, config_publication, private
 from builder.cli import golden
 
 TOP = Path(__file__).parents[2]
