@@ -26,6 +26,7 @@ from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.package import package
 from builder.cli.publish import promote, publish, repo, rollback
+from builder.cli.reproduce import reproduce
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
@@ -152,6 +153,7 @@ for command in (
     promote,
     rollback,
     collect,
+    reproduce,
     repo,
     clone,
     cache,

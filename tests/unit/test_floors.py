@@ -69,7 +69,7 @@ FLOORS: dict[str, int] = {
         ],
         4,
     ),
-    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived"], 5),
+    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived", "reproduce"], 5),
     **dict.fromkeys(["cli", "__main__"], 6),
 }
 
