@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from builder import channels, clones
 from builder.cli.publish import push, url_option
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.units import format_bytes
+
+# A table's cell is one line; --json has all of them.
+_MOST_REASONS = 3
 
 
 @click.command(
@@ -53,6 +58,11 @@ def collect(session: Session, url: str | None, dry_run: bool, as_json: bool) -> 
         return
     shown = found.verdicts if dry_run else found.removed
     goes = "would go" if dry_run else "gone"
-    rows = [[it.where, it.name, "stays" if it.stays else goes, ", ".join(it.reasons)] for it in shown]
+    rows = [[it.where, it.name, "stays" if it.stays else goes, _in_words(it.reasons)] for it in shown]
     print_table(["WHERE", "WHAT", "", "WHY"], rows, empty="nothing to remove")
     click.echo(f"{len(found.removed)} {goes}, {format_bytes(found.freed_bytes)}")
+
+
+def _in_words(reasons: Sequence[str]) -> str:
+    more = len(reasons) - _MOST_REASONS
+    return ", ".join([*reasons[:_MOST_REASONS], *([f"and {more} more"] if more > 0 else [])])
