@@ -23,12 +23,13 @@ from builder.catalogue import (
 from builder.config_messages import message
 from builder.config_publication import RawPublish, RawRetention, RawSigning
 from builder.config_steps import Parsed, guest_path, parse_step
+from builder.config_verify import RawVerify
 from builder.errors import ConfigError, Problem, did_you_mean
 from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Repository, Setup
 from builder.password import parse_hash
 from builder.publication import Publication
 from builder.sources import RawSource
-from builder.steps import Modules, RootPassword, Step
+from builder.steps import Modules, RootPassword, Sparrowdo, Step
 from builder.templates import shared
 from builder.toml_lines import key_lines, line_of
 from builder.units import MIB, parse_duration, parse_size
@@ -72,6 +73,7 @@ class _Distribution(RawSetup):
     arch: Architecture = "x86_64"
     kernel_arguments: str = ""
     openscap_addon: str | None = None
+    sparrowdo: bool = True
     selinux: Literal["enforcing", "permissive", "disabled"] = "enforcing"
     memory: Size
     cpus: Annotated[int, Field(ge=1)] = 2
@@ -85,6 +87,7 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    verify: RawVerify = RawVerify()
     keeps_private_keys: list[GuestPath] = Field(default=[])
     stable: Literal["chain", "flat"] = "chain"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
@@ -147,6 +150,7 @@ class _Loader:
         images = self._images(raw_images, {*own, *distributions}, root_password_hash=project.root_password_hash)
         self._check_setups(images.values(), distributions)
         self._check_modules(images, distributions)
+        self._check_bootstraps(images, distributions)
         images |= self._flats(raw_images, images)
         images = private.marked(
             images,
@@ -239,6 +243,7 @@ class _Loader:
             arch=raw.arch,
             kernel_arguments=kernel_arguments(raw.kernel_arguments, arch=raw.arch),
             openscap_addon=raw.openscap_addon or None,
+            sparrowdo=raw.sparrowdo,
             selinux=raw.selinux,
             memory_mib=raw.memory // MIB,
             cpus=raw.cpus,
@@ -306,6 +311,7 @@ class _Loader:
                 layer=layer,
                 parent=image.parent,
                 description=image.description,
+                verify=image.verify.resolved(),
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
                 keeps_private_keys=tuple(image.keeps_private_keys),
@@ -356,6 +362,18 @@ class _Loader:
             for number, step in enumerate(image.steps):
                 if isinstance(step, Modules) and known and known.kickstart_version not in _MODULAR:
                     what = f"modules are of EL 8 and 9; '{known.name}' is {known.kickstart_version}"
+                    self._problem(("image", name, "steps", number), what)
+
+    def _check_bootstraps(self, images: Mapping[str, Image], distributions: Mapping[str, Distribution]) -> None:
+        for name, image in images.items():
+            known = distributions.get(image.distribution)
+            for number, step in enumerate(image.steps):
+                if isinstance(step, Sparrowdo) and step.bootstrap and known and not known.sparrowdo:
+                    what = (
+                        f"Sparrowdo's own bootstrap does not support {known.title} and would end with 'Your OS is not "
+                        "supported'; install raku-sparrow6 and raku-sparky-job-api of Sparrow's COPR by the offline "
+                        "steps repos and install, and say bootstrap = false (docs/sparrowdo.md)"
+                    )
                     self._problem(("image", name, "steps", number), what)
 
     def _distribution_of(self, name: str, raw: Mapping[str, _Image]) -> str | None:

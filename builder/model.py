@@ -157,8 +157,8 @@ class Distribution(Frozen):
     or whose makers publish nothing. gpg_key: what its makers sign with; the file need not be there. packages: besides
     those of the set.
     openscap: profile that the installation is to follow. openscap_addon: the name by which the installer's OpenSCAP
-    add-on goes, None where there is none. memory_mib, cpus: of the machine that installs and of clones that ask for
-    nothing else.
+    add-on goes, None where there is none. sparrowdo: whether Sparrowdo's own bootstrap supports it. memory_mib, cpus:
+    of the machine that installs and of clones that ask for nothing else.
     """
 
     name: str
@@ -179,6 +179,7 @@ class Distribution(Frozen):
     fips: bool = False
     openscap: str | None = None
     openscap_addon: str | None = None
+    sparrowdo: bool = True
     selinux: Literal["enforcing", "permissive", "disabled"] = "enforcing"
     memory_mib: int = 2048
     cpus: int = 2
@@ -189,6 +190,34 @@ class Distribution(Frozen):
     def boot_arguments(self) -> str:
         """Of the installer's kernel and of the installed one. FIPS mode is decided by the installer's own."""
         return " ".join(word for word in (self.kernel_arguments, "fips=1" if self.fips else "") if word)
+
+
+class FileCheck(Frozen):
+    """What a file in the guest is to be. mode: its permissions; owner: USER[:GROUP]; None: anything that is there."""
+
+    mode: int | None = None
+    owner: str | None = None
+    contains: str | None = None
+
+
+class Verify(Frozen):
+    """What an image promises besides what its steps say; `promises` adds the two up along the chain.
+
+    services: units that run and are enabled. commands: lines for the guest's shell that end with 0. tests: files of
+    pytest-testinfra, relative to the project. boot_within_s: seconds from the kernel's start to default.target, on a
+    machine with KVM. size_below_bytes: of the image's own layer. growth_percent: of size and boot over the last good
+    build. inherit: whether what the images below promise holds here too.
+    """
+
+    inherit: bool = True
+    packages: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    files: dict[str, FileCheck] = Field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    boot_within_s: int | None = None
+    size_below_bytes: int | None = None
+    growth_percent: int | None = None
 
 
 class Image(Frozen):
@@ -212,6 +241,7 @@ class Image(Frozen):
     stable: Literal["chain", "flat"] = "chain"
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
+    verify: Verify = Verify()
     keeps_private_keys: tuple[str, ...] = ()
 
     @property
@@ -319,6 +349,7 @@ class Build(Frozen):
     key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the result, name -> digest or text.
     size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
     started, finished: UTC, ISO 8601. tools: program -> version.
+    software: name -> version of what online steps brought and asked for its version, such as "raku" and "sparrow6".
     flattened: the build that this one is the flat form of. private: of embargoed work, or standing on such.
     private_keys: files of the guest that hold a private key, path -> SHA-256 of the file.
     """
@@ -347,6 +378,7 @@ class Build(Frozen):
     times: tuple[Timing, ...]
     commands: tuple[str, ...]
     tools: dict[str, str]
+    software: dict[str, str] = Field(default_factory=dict)
 
     @property
     def image(self) -> str:

@@ -209,6 +209,7 @@ def render_spec(
         description=rpm.escape(build.description),
         packages=build.packages,
         extras=extras,
+        software=build.software,
     )
 
 

@@ -18,6 +18,7 @@ from builder import (
     inputs,
     install,
     layer,
+    mirrors,
     package_changes,
     preflight,
     provision,
@@ -35,7 +36,6 @@ from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
 from builder.tools.libvirt import Connection
-from builder.tools.package_cache import caching
 from builder.tools.virt_install import Installation
 from builder.tools.webserver import serving
 from builder.units import GIB
@@ -107,9 +107,12 @@ class Pipeline:
         self.host = host
         self.reporter = reporter
 
-    def build(self, wanted: Sequence[str], *, rebuild: Sequence[str], connection: Connection) -> list[Build]:
+    def build(
+        self, wanted: Sequence[str], *, rebuild: Sequence[str], connection: Connection, is_step: bool = False
+    ) -> list[Build]:
         """Build `wanted` and whatever they stand on, as far as that is not there already.
 
+        is_step: of a night, which has the lock to share and has cleared away what earlier runs left.
         Returns the builds of the plan, parents first. What is finished stays when a later one fails.
         Raises what the failing step raised, with the place of what was kept.
         """
@@ -118,8 +121,9 @@ class Pipeline:
         for name in order(self.project, wanted):
             preflight.need_architecture(self.project.distribution_of(name).arch, name)
         self._fetch(wanted, rebuild=rebuild)
-        with self.store.lock():
-            self._clear(connection)
+        with self.store.lock_beside_others(wanted) if is_step else self.store.lock():
+            if not is_step:
+                clear(self.store, connection, reporter=self.reporter)
             done: dict[str, Build] = {}
             for planned in self._decide(wanted, rebuild=rebuild):
                 if planned.build is not None:
@@ -173,7 +177,7 @@ class Pipeline:
         version = self.store.next_version(planned.image)
         self.store.discard_failed(planned.image)
         preflight.need_disk(self.store.root, _ROOM_BYTES, f"build '{planned.image}'")
-        provision.check(self.project.images[planned.image].steps)
+        provision.check(self.project.images[planned.image].steps, project=self.project.folder)
         chain = self.store.chain(parent) if parent else []
         if parent is not None:
             with self.reporter.step(f"{planned.image}: verify the parent {parent.stem}"):
@@ -204,9 +208,10 @@ class Pipeline:
                 qemu_img.create_overlay(bench.disk, parents[0])
             else:
                 self._make_base(bench, connection)
+            versions: dict[str, str] = {}
             for phase in bench.phases:
                 with self.reporter.step(f"{name}: {phase.title}") as step:
-                    self._phase(bench, phase, parents, repositories, connection, note=step.note)
+                    versions |= self._phase(bench, phase, parents, repositories, connection, note=step.note)
         inputs.need_unchanged(self.project, bench.image, planned.inputs)
         report = seal.read_report(bench.output)
         packages = bench.work / "packages"
@@ -234,7 +239,9 @@ class Pipeline:
         build = Build(
             id=ImageId(image=name, version=bench.version, sha256=sealed.sha256),
             parent=chain[0].id if chain else None,
-            private=bench.image.is_private or any(build.private for build in chain),
+            private=bench.image.is_private
+            or bases.is_private(bench.image, bench.distribution)
+            or any(build.private for build in chain),
             distribution=bench.distribution.name,
             description=bench.image.description,
             key=planned.key,
@@ -254,6 +261,7 @@ class Pipeline:
             times=tuple(self.reporter.times[first:]),
             commands=tuple(command.line for command in commands),
             tools=preflight.versions(_PROGRAMS),
+            software=versions,
         )
         self.store.commit(build, disk=target, packages=packages, logs=bench.logs)
         return build
@@ -327,11 +335,12 @@ class Pipeline:
         connection: Connection,
         *,
         note: Callable[[str], None],
-    ) -> None:
+    ) -> dict[str, str]:
+        """Returns the versions that its steps found in the guest."""
         factor = self.host.accelerator.time_factor
         if phase.is_online:
             scratch_disk.make(bench.scratch)
-            provision.provision(
+            return provision.provision(
                 layer.machine(bench, parents=parents, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
                 connection=connection,
@@ -341,26 +350,25 @@ class Pipeline:
                 limits=bench.distribution.limits,
                 time_factor=factor,
                 note=note,
+                stage=self.reporter.part,
             )
-        else:
-            more = layer.more_disks(bench, phase)
-            if bench.scratch in more:
-                scratch_disk.make(bench.scratch)
-            guestfs.customize(
-                layer.operations(
-                    phase, repositories=repositories, preparations=self._preparations(bench, repositories)
-                ),
-                disk=bench.disk,
-                output=bench.output,
-                scripts=bench.scripts,
-                more=more,
-                why=f"run {phase.title} on '{bench.image.name}'",
-                log=bench.logs / "virt-customize.log",
-                is_kvm=self.host.is_kvm,
-                time_factor=factor,
-                note=note,
-            )
-            seal.keep_output(bench.output, bench.logs)
+        more = layer.more_disks(bench, phase)
+        if bench.scratch in more:
+            scratch_disk.make(bench.scratch)
+        guestfs.customize(
+            layer.operations(phase, repositories=repositories, preparations=self._preparations(bench, repositories)),
+            disk=bench.disk,
+            output=bench.output,
+            scripts=bench.scripts,
+            more=more,
+            why=f"run {phase.title} on '{bench.image.name}'",
+            log=bench.logs / "virt-customize.log",
+            is_kvm=self.host.is_kvm,
+            time_factor=factor,
+            note=note,
+        )
+        seal.keep_output(bench.output, bench.logs)
+        return {}
 
     # --- what a build stands in
 
@@ -419,19 +427,8 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _repositories(self, planned: Planned) -> Iterator[list[Repository]]:
-        """The image's repositories at addresses that guests reach, while the block runs.
-
-        Folders are served as they are, repositories of the network through the cache of this host.
-        """
-        with contextlib.ExitStack() as stack:
-            found = []
-            for repository in self._needed_repositories(planned):
-                served = (
-                    caching(repository.location, cache=self.store.state / "cache" / "packages")
-                    if repository.folder is None
-                    else serving(repository.folder)
-                )
-                found.append(_served(repository, port=stack.enter_context(served).port))
+        """The image's repositories at addresses that libguestfs' appliance reaches, while the block runs."""
+        with mirrors.served(self._needed_repositories(planned), host=guestfs.HOST, state=self.store.state) as found:
             yield found
 
     @contextlib.contextmanager
@@ -453,7 +450,7 @@ class Pipeline:
                 continue
             port = free_port()
             commands.append(_serve_command(repository.folder, port=port, what=f"the repository {repository.name}"))
-            found.append(_served(repository, port=port))
+            found.append(mirrors.at(repository, host=guestfs.HOST, port=port))
         return commands, found
 
     def _needed_repositories(self, planned: Planned) -> Sequence[Repository]:
@@ -472,13 +469,14 @@ class Pipeline:
             if domain is not None:
                 domain.remove()
 
-    def _clear(self, connection: Connection) -> None:
-        """What a golden that was killed left of this store; no other one is at work, since the lock is ours."""
-        prefix = layer.domain_prefix(self.store.id)
-        for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
-            self.reporter.note(f"removed the machine {name} that an earlier run left")
-        for path in self.store.remove_orphans():
-            self.reporter.note(f"removed {path.name} that an earlier run left half-made")
+
+def clear(store: Store, connection: Connection, *, reporter: Reporter) -> None:
+    """What a golden that was killed left of this store; no other one is at work, since the lock is the caller's."""
+    prefix = layer.domain_prefix(store.id)
+    for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
+        reporter.note(f"removed the machine {name} that an earlier run left")
+    for path in store.remove_orphans():
+        reporter.note(f"removed {path.name} that an earlier run left half-made")
 
 
 def _tree_of(bench: Bench) -> Path | None:
@@ -490,7 +488,3 @@ def _tree_of(bench: Bench) -> Path | None:
 def _serve_command(folder: Path, *, port: int, what: str) -> Command:
     line = f"python3 -m http.server --bind 127.0.0.1 --directory {folder} {port} &"
     return Command(title=f"serve {what}", line=line)
-
-
-def _served(repository: Repository, *, port: int) -> Repository:
-    return repository.model_copy(update={"location": f"http://{guestfs.HOST}:{port}"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.catalogue import catalogue
+from builder.catalogue import bootstrapped, catalogue
 from builder.config_publication import KEY_FILE
 from builder.errors import ConfigError, HostError, did_you_mean
 from builder.model import Frozen
@@ -57,7 +57,13 @@ def start(folder: Path, *, distribution: str) -> Started:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _ignore(gitignore)
-        text = render(Path(__file__).parent, "starter.toml.j2", distribution=distribution, private_file=PRIVATE_FILE)
+        text = render(
+            Path(__file__).parent,
+            "starter.toml.j2",
+            distribution=distribution,
+            private_file=PRIVATE_FILE,
+            bootstrapped=bootstrapped(distribution),
+        )
         key.parent.mkdir(mode=0o700, exist_ok=True)
         ssh.make_key(key, comment=f"golden {folder.name}")
         openpgp.make_key(signing_key, name=openpgp.owner(folder.name))

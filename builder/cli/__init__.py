@@ -14,6 +14,7 @@ from types import FrameType
 import click
 
 from builder import __version__
+from builder.cli.bisect import bisect
 from builder.cli.build import build, plan
 from builder.cli.cache import cache
 from builder.cli.clone import clone
@@ -24,11 +25,14 @@ from builder.cli.export import export
 from builder.cli.flatten import flatten
 from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
+from builder.cli.nightly import nightly
 from builder.cli.package import package
 from builder.cli.publish import promote, publish, repo, rollback
 from builder.cli.reproduce import reproduce
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
+from builder.cli.sparrowdo import sparrowdo, validate
+from builder.cli.verify import verify_images
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
 from builder.progress import Reporter, Style
 from builder.store import default_state
@@ -163,5 +167,10 @@ for command in (
     flatten,
     export,
     init,
+    verify_images,
+    nightly,
+    bisect,
+    sparrowdo,
+    validate,
 ):
     golden.add_command(command)

@@ -26,14 +26,14 @@ from builder.tools.webserver import serving
 from builder.units import format_bytes
 
 
-def _channel_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+def channel_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not NAME.fullmatch(value):
         raise click.BadParameter(f"'{value}' is not a name; use small letters, digits, '-' and '.'")
     return value
 
 
 channel_option = click.option(
-    "--channel", default="candidate", show_default=True, callback=_channel_name, help="Which channel."
+    "--channel", default="candidate", show_default=True, callback=channel_name, help="Which channel."
 )
 url_option = click.option("--url", help="Where clients reach the channels.  [default: url in [project] of golden.toml]")
 
@@ -46,7 +46,7 @@ url_option = click.option("--url", help="Where clients reach the channels.  [def
     )
 )
 @images_argument
-@click.option("--channel", callback=_channel_name, help="Which channel.  [default: candidate]")
+@click.option("--channel", callback=channel_name, help="Which channel.  [default: candidate]")
 @url_option
 @click.option("--dry-run", is_flag=True, help="Say what would be published; write nothing.")
 @private_option
@@ -148,8 +148,8 @@ def _print_published(published: Published, *, verb: str) -> None:
     )
 )
 @images_argument
-@click.option("--from", "source", default="candidate", show_default=True, callback=_channel_name, help="From where.")
-@click.option("--to", "target", default="nightly", show_default=True, callback=_channel_name, help="Where to.")
+@click.option("--from", "source", default="candidate", show_default=True, callback=channel_name, help="From where.")
+@click.option("--to", "target", default="nightly", show_default=True, callback=channel_name, help="Where to.")
 @click.option("--unverified", is_flag=True, help="Also builds that nobody verified, or that did not pass.")
 @click.option("--again", is_flag=True, help="Also builds that golden rollback took back.")
 @url_option
@@ -209,7 +209,7 @@ def promote(
         "golden rollback nightly                   # to the compose before", "golden rollback stable --to 20261120.1"
     )
 )
-@click.argument("channel", metavar="CHANNEL", callback=_channel_name)
+@click.argument("channel", metavar="CHANNEL", callback=channel_name)
 @click.option("--to", metavar="COMPOSE", help="Which compose.  [default: the one before]")
 @url_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")

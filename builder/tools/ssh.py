@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder import run
@@ -21,6 +21,18 @@ _BANNER_FIRST_S, _BANNER_LAST_S, _BANNER_GROWTH = 2.0, 10.0, 1.5
 
 # The whole of a login, once there is a banner: key exchange under TCG beside other machines takes seconds.
 _LOGIN_S = 60
+
+# No user's configuration and no known hosts: the machine behind a forwarded port is another one each time.
+OPTIONS = (
+    "BatchMode=yes",
+    "IdentitiesOnly=yes",
+    "StrictHostKeyChecking=no",
+    "UserKnownHostsFile=/dev/null",
+    f"ConnectTimeout={_LOGIN_S}",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=8",
+    "LogLevel=ERROR",
+)
 
 # A key may be refused for a moment, while the guest is still putting it in place.
 _REFUSED_GRACE_S = 10.0
@@ -41,22 +53,47 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
     No user's configuration and no known hosts: the machine behind a forwarded port is another one each time, and
     was made here. The words are quoted, as sshd hands one line to the user's shell.
     """
-    argv: list[str | Path] = ["ssh", "-F", "/dev/null", "-p", str(target.port), "-i", target.key]
-    for option in (
-        "BatchMode=yes",
-        "IdentitiesOnly=yes",
-        "StrictHostKeyChecking=no",
-        "UserKnownHostsFile=/dev/null",
-        f"ConnectTimeout={_LOGIN_S}",
-        "ServerAliveInterval=15",
-        "ServerAliveCountMax=8",
-        "LogLevel=ERROR",
-    ):
-        argv += ["-o", option]
+    argv: list[str | Path] = [
+        "ssh",
+        "-F",
+        "/dev/null",
+        "-p",
+        str(target.port),
+        "-i",
+        target.key,
+        *(word for option in OPTIONS for word in ("-o", option)),
+    ]
     if tty:
         argv.append("-t")
     argv += ["-l", target.user, target.host]
     return [*argv, "--", shlex.join(remote)] if remote else argv
+
+
+def copy_command(
+    target: Target, sources: Sequence[str | Path], destination: str | Path, *, is_out: bool = False
+) -> list[str | Path]:
+    """The argv that copies files and folders, with times and modes, into the guest or, is_out, out. Source: scp(1)."""
+
+    def there(path: str | Path) -> str:
+        return f"{target.user}@{target.host}:{path}"
+
+    argv: list[str | Path] = [
+        "scp",
+        "-F",
+        "/dev/null",
+        "-P",
+        str(target.port),
+        "-i",
+        target.key,
+        *(word for option in OPTIONS for word in ("-o", option)),
+    ]
+    argv += ["-r", "-p", "--"]
+    return [*argv, *map(there, sources), destination] if is_out else [*argv, *sources, there(destination)]
+
+
+def why_no_login(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str | None:
+    """What ssh says when a command cannot be run there, or None if it can."""
+    return _no_login(target, limit_s=timeout_s, but_not_boot=None)
 
 
 def run_script(
