@@ -18,6 +18,7 @@ from builder.cli.bisect import bisect
 from builder.cli.build import build, plan
 from builder.cli.cache import cache
 from builder.cli.clone import clone
+from builder.cli.collect import collect
 from builder.cli.distributions import distributions
 from builder.cli.doctor import doctor
 from builder.cli.export import export
@@ -26,7 +27,8 @@ from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.nightly import nightly
 from builder.cli.package import package
-from builder.cli.publish import publish, repo
+from builder.cli.publish import promote, publish, repo, rollback
+from builder.cli.reproduce import reproduce
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.cli.sparrowdo import sparrowdo, validate
@@ -152,6 +154,10 @@ for command in (
     diff,
     package,
     publish,
+    promote,
+    rollback,
+    collect,
+    reproduce,
     repo,
     clone,
     cache,
