@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from builder.cli import golden
 from builder.config import load
 from builder.config_steps import parse_step
 from builder.errors import ConfigError
+from builder.inputs import Inputs
 from builder.layer import Bench
 from builder.model import Build, Project
 from builder.package import render_spec
-from builder.plan import plan
+from builder.plan import Known, plan
 from builder.progress import Reporter
 from builder.steps import Sparrowdo
 from builder.tools import ssh
@@ -146,7 +147,7 @@ def test_init_writes_none_for_what_sparrowdo_does_not_support(tmp_path: Path) ->
 
 
 def of(project: Project, name: str = "rocky9-bootstrapped") -> dict[str, str]:
-    return inputs.image_inputs(project, project.images[name], state=project.folder / "state")
+    return inputs.image_inputs(project, project.images[name], state=project.folder / "state").values
 
 
 def test_what_counts(project: Project) -> None:
@@ -201,9 +202,11 @@ def test_a_changed_sparrowfile_rebuilds_only_its_layer_and_what_stands_on_it(pro
         found = plan(
             project,
             names,
-            inputs={name: {"recipe": name} if name == "rocky9-base" else of(project, name) for name in names},
-            builds=builds,
-            is_present=lambda build: True,
+            inputs={
+                name: Inputs(values={"recipe": name} if name == "rocky9-base" else of(project, name)) for name in names
+            },
+            known=Known(builds=list(builds.values()), fault=lambda build: ""),
+            now=datetime(2026, 11, 21, tzinfo=UTC),
         )
         for step in found:
             parent = builds[step.parent].id if step.parent else None
@@ -211,7 +214,7 @@ def test_a_changed_sparrowfile_rebuilds_only_its_layer_and_what_stands_on_it(pro
                 step.image,
                 make_build(step.image, parent=parent).model_copy(update={"key": step.key, "inputs": step.inputs}),
             )
-        return {step.image: step.reason for step in found if step.action == "build"}
+        return {step.image: step.reason for step in found if step.action != "reuse"}
 
     builds: dict[str, Build] = {}
     assert [*planned(builds)] == names
@@ -261,7 +264,7 @@ def test_the_arguments(job: Job, words: list[str]) -> None:
 
 def test_what_goes_along(project: Project, tmp_path: Path) -> None:
     (project.folder / "sparrow" / "tasks" / "__pycache__").mkdir()
-    job = Job(title="x", text='say "hi";\n=finish\nnotes', project=project.folder, folder="sparrow")
+    job = Job(title="x", text="", project=project.folder, folder="sparrow")
     job = job.model_copy(update={"secrets": project.folder / "secrets.env"})
     command.write(job, TARGET, place=tmp_path / "place", nonce="abc")
     place = tmp_path / "place"
@@ -271,12 +274,23 @@ def test_what_goes_along(project: Project, tmp_path: Path) -> None:
         "sparrowfile.raku",
     ]
     assert (place / "secrets.env").stat().st_mode & 0o777 == 0o600
-    assert (place / "sparrowfile.raku").read_text().splitlines() == [
-        'say "hi";',
-        "END { say q[golden: sparrowfile abc ended]; }",
-        "=finish",
-        "notes",
-    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ('bash "ls"', 'END { say q[golden: sparrowfile abc ended]; }; bash "ls"'),
+        ("=begin pod", "END { say q[golden: sparrowfile abc ended]; };\n=begin pod"),
+        (
+            "#!raku\n\nuse v6.d; say 1;\nsay 2",
+            "#!raku\n\nuse v6.d;END { say q[golden: sparrowfile abc ended]; };  say 1;\nsay 2",
+        ),
+    ],
+)
+def test_a_sparrowfile_says_that_it_was_this_one(tmp_path: Path, text: str, given: str) -> None:
+    """And is otherwise what it was: its first statement, its last one without a semicolon, the numbers of its lines."""
+    command.write(Job(title="x", text=text), TARGET, place=tmp_path / "place", nonce="abc")
+    assert (tmp_path / "place" / "sparrowfile.raku").read_text() == given
 
 
 def test_the_commands_of_a_dry_run(project: Project, tmp_path: Path) -> None:
