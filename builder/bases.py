@@ -90,7 +90,7 @@ def refresh(project: Project, images: Iterable[str], *, state: Path, reporter: R
             continue
         if source.path is None and source.sha256 is None:
             with reporter.step(f"{distribution.name}: ask for the {source.title}") as step:
-                cache.refresh(source, distribution=distribution.name, check=_check(source), note=step.note)
+                cache.refresh(source, distribution=distribution.name, check=_check(source, state=state), note=step.note)
         elif source.path is not None and source.checksums is not None:
             with reporter.step(f"{distribution.name}: verify the {source.title}") as step:
                 _look_at(source, source.path)
@@ -115,7 +115,9 @@ def fetch(project: Project, image: str, *, state: Path, reporter: Reporter) -> P
     cache = Cache(state)
     if not cache.is_verified(digest, source):
         with reporter.step(f"{image}: download the {source.title}") as step:
-            cache.obtain(source, digest, distribution=base.distribution, check=_check(source), note=step.note)
+            cache.obtain(
+                source, digest, distribution=base.distribution, check=_check(source, state=state), note=step.note
+            )
         known_sha256(source, base, state=state)  # its size against the image's disk: there was no file to look at
     return cache.file(source)
 
@@ -136,13 +138,18 @@ def held(source: Source, *, state: Path) -> Iterator[None]:
         yield
 
 
-def download_command(source: Source, *, state: Path) -> str | None:
-    """How a person brings the file to its place; None if it is there, or a tree."""
+def download_command(project: Project, image: str, *, state: Path) -> str | None:
+    """How a person brings the file of a base to its place; None if it is there, a tree, or `image` is no base."""
+    source = project.distributions[project.images[image].distribution].source
+    if source is None or project.images[image].source is not None:
+        return None
     if source.is_tree:
         return None
     file = local_file(source, state=state)
     if source.path is not None or file.exists():
         return None
+    if source.channel is not None:
+        return shlex.join(["golden", "--file", str(project.file), "--state", str(state), "cache", "fetch", image])
     return shlex.join(["curl", "--fail", "--location", "--create-dirs", "--output", str(file), shown(source.location)])
 
 
@@ -160,8 +167,18 @@ def preparations(
     return [importing.packages_there(distribution, packages), prepare]
 
 
-def _check(source: Source) -> Check:
+def _check(source: Source, *, state: Path) -> Check:
+    if source.channel is not None:
+        return lambda file: _check_chain(file, state=state)
     return install.check_dvd if source.kind == "dvd" else importing.check_whole
+
+
+def _check_chain(file: Path, *, state: Path) -> None:
+    """What came from a channel is a whole chain of golden's in one folder. Raises VerifyError."""
+    found = clones.verify(clones.Source(build=_facts(file), file=file, origin="installed"), state=state, is_full=True)
+    outside = [link for link in found if link.parent != file.parent.resolve()]
+    if outside:
+        raise VerifyError(f"{file.name} stands on a file of this host that did not come with it: {outside[0]}")
 
 
 def _look_at(source: Source, file: Path) -> int | None:

@@ -1,9 +1,11 @@
 """What golden downloaded for bases, shared by all projects of this machine, each file by the SHA-256 of its bytes.
 
-STATE/cache/files/DIGEST/NAME            the file, 0444, verified; the folder appears by one rename
+STATE/cache/files/DIGEST/NAME            the file, 0444, verified; the folder appears by one rename. Of an image that
+                                         came from a channel, with all files of its chain beside it
                          .facts.json     where it came from; its mtime: when it was used last
 STATE/cache/addresses/KEY.json           which digest an address last had; stays when the file is pruned
 STATE/cache/partial/KEY/NAME             on its way; a broken download goes on from here
+                        chain/           of an image from a channel: what was unpacked so far
 STATE/cache/locks/KEY, DIGEST            held while an address is downloaded; while a file is used (shared)
 KEY is the SHA-256 of the address.
 """
@@ -15,7 +17,7 @@ import fcntl
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -27,7 +29,7 @@ from builder.digests import remembered_sha256
 from builder.errors import ConfigError, ToolError, VerifyError
 from builder.model import Frozen, Source, file_name
 from builder.store import lock, sha256, sync_directory, write_atomically
-from builder.tools import download, gpg
+from builder.tools import channel, download, gpg
 from builder.tools.download import Patience, Validators, shown
 
 # Looks at a file's form before it becomes visible; raises what is wrong with it.
@@ -38,7 +40,10 @@ KEEP = 3
 
 
 class Cached(Frozen):
-    """One file of the cache. verified: against what. distribution: the one it was downloaded for."""
+    """One file of the cache. size_bytes: with all beside it. verified: against what.
+
+    distribution: the one it was downloaded for.
+    """
 
     name: str
     sha256: str
@@ -97,15 +102,15 @@ class Cache:
     def refresh(self, source: Source, *, distribution: str, check: Check, note: Note) -> str:
         """The digest that the source has now. Downloads no more than is needed to know it.
 
-        That is nothing if golden.toml says it, the checksum file if there is one, else the file itself, unless its
-        server says that it has not changed. If the server fails, the source is taken for what it was last time.
-        Raises ConfigError, ToolError, VerifyError.
+        That is nothing if golden.toml says it, the checksum file if there is one, the metadata of a channel, else the
+        file itself, unless its server says that it has not changed. If the server fails, the source is taken for what
+        it was last time. Raises ConfigError, ToolError, VerifyError.
         """
         if source.sha256 is not None:
             return source.sha256
         known = self._address(source.location)
         try:
-            if source.checksums is None:
+            if source.checksums is None and source.channel is None:
                 return self._download(source, distribution=distribution, expected=None, check=check, note=note)
             published = self.published(source, note=note)
         except ToolError as error:
@@ -146,7 +151,9 @@ class Cache:
             yield
 
     def published(self, source: Source, *, note: Note) -> str:
-        """The digest that the checksum file gives, its signature checked if there is a key for it."""
+        """The digest that the checksum file, or a channel, gives; its signature checked if there is a key for it."""
+        if source.channel is not None:
+            return self._chain(source, None, note=note)[0].id.sha256
         assert source.checksums is not None
         what = shown(source.checksums)
         with tempfile.TemporaryDirectory(prefix="golden-checksums-") as folder:
@@ -160,6 +167,20 @@ class Cache:
             return checksums.sha256_of(file_name(source.location), text.decode(errors="replace"))
         except ValueError as error:
             raise VerifyError(f"the checksum file {what} is of no use: {error}") from error
+
+    def _chain(self, source: Source, digest: str | None, *, note: Note) -> list[channel.ImageRpm]:
+        """The RPMs of the chain of an image in a channel; its newest version, or the one with `digest`."""
+        assert source.channel is not None and source.image is not None
+        with tempfile.TemporaryDirectory(prefix="golden-channel-") as folder:
+            return channel.find(
+                source.channel,
+                source.image,
+                sha256=digest,
+                key=source.key,
+                folder=Path(folder),
+                patience=self.patience,
+                note=note,
+            )
 
     def _small(self, location: str, folder: Path, *, note: Note) -> Path:
         """A checksum file or signature: asked for anew each time, never kept."""
@@ -184,21 +205,31 @@ class Cache:
             part.parent.mkdir(parents=True, exist_ok=True)
             if not known.distribution:  # from now on there may be a part of a file
                 self._remember(source, distribution, None, Validators())
-            unless = known.validators if known.sha256 and expected is None else None
-            validators = download.fetch(url, part, unless=unless, patience=self.patience, note=note)
-            if validators is None:
-                assert known.sha256 is not None
-                return known.sha256
-            note("computing its SHA-256")
+            files: Sequence[Path] = [part]
             try:
-                found = self._verified(source, part, expected, check)
+                if source.channel is not None:
+                    files = self._bring_chain(source, expected, part.parent, note)
+                    validators: Validators | None = Validators()
+                else:
+                    unless = known.validators if known.sha256 and expected is None else None
+                    validators = download.fetch(url, part, unless=unless, patience=self.patience, note=note)
+                if validators is None:
+                    assert known.sha256 is not None
+                    return known.sha256
+                note("computing its SHA-256")
+                found = self._verified(source, files[0], expected, check)
             except (ConfigError, VerifyError) as error:
                 error.details.append(("address", shown(url)))
                 shutil.rmtree(part.parent)
                 raise
-            self._take(part, source, distribution, found)
+            self._take(files, part.parent, source, distribution, found)
             self._remember(source, distribution, found, validators)
             return found
+
+    def _bring_chain(self, source: Source, expected: str | None, folder: Path, note: Note) -> list[Path]:
+        chain = self._chain(source, expected, note=note)
+        with tempfile.TemporaryDirectory(prefix="golden-channel-") as logs:
+            return channel.bring(chain, folder, log=Path(logs) / "unpack.log", patience=self.patience, note=note)
 
     def _verified(self, source: Source, part: Path, expected: str | None, check: Check) -> str:
         found = sha256(part)
@@ -212,21 +243,22 @@ class Cache:
         check(part)
         return found
 
-    def _take(self, part: Path, source: Source, distribution: str, digest: str) -> None:
-        """The verified file and its facts appear under the digest, by one rename."""
+    def _take(self, files: Sequence[Path], partial: Path, source: Source, distribution: str, digest: str) -> None:
+        """The verified files, and the facts of the first of them, appear under its digest by one rename."""
         if self._here(digest):  # the same bytes from another address
             self._mark_verified(digest, source)
-            shutil.rmtree(part.parent)
+            shutil.rmtree(partial)
             return
         final = self.root / "files" / digest
         aside = final.with_name(f".{digest}.part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        part.chmod(0o444)
-        size = part.stat().st_size
-        part.rename(aside / part.name)
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            file.chmod(0o444)
+            file.rename(aside / file.name)
         facts = Cached(
-            name=part.name,
+            name=files[0].name,
             sha256=digest,
             size_bytes=size,
             address=shown(source.location),
@@ -238,7 +270,7 @@ class Cache:
         shutil.rmtree(final, ignore_errors=True)  # without its facts it is not whole
         aside.rename(final)
         sync_directory(final.parent)
-        shutil.rmtree(part.parent)
+        shutil.rmtree(partial)
 
     # --- keeping few
 
@@ -277,15 +309,17 @@ class Cache:
             )
 
     def _begun(self) -> Iterator[Entry]:
-        for facts in sorted((self.root / "partial").glob("*/*.json")):
-            file = facts.with_suffix("")
-            address = self._address(None, key=facts.parent.name)
-            if file.is_file():
+        for folder in sorted((self.root / "partial").glob("*")):
+            files = [file for facts in folder.glob("*.json") if (file := facts.with_suffix("")).is_file()]
+            address = self._address(None, key=folder.name)
+            for file in files[:1] or [chain for chain in [folder / "chain"] if chain.is_dir()]:
                 yield Entry(
                     path=file,
                     name=file.name,
                     distribution=address.distribution,
-                    size_bytes=file.stat().st_size,
+                    size_bytes=sum(
+                        it.stat().st_size for it in folder.rglob("*") if it.is_file() and it.suffix != ".json"
+                    ),
                     used=_time(file),
                     state="partial",
                     sha256=None,
@@ -310,14 +344,14 @@ class Cache:
     def is_verified(self, digest: str, source: Source) -> bool:
         """Whether the file is here, verified in the way that `source` asks for."""
         cached = self._cached(digest)
-        needs_proof = source.sha256 or source.checksums
+        needs_proof = source.sha256 or source.checksums or source.channel
         is_proven = cached is not None and (not needs_proof or cached.verified == _how_verified(source))
         return is_proven and self._here(digest) is not None
 
     def _mark_verified(self, digest: str, source: Source) -> None:
         """The file was here already, and `source` vouches for it in a way of its own."""
         cached = self._cached(digest)
-        if cached is not None and (source.sha256 or source.checksums):
+        if cached is not None and (source.sha256 or source.checksums or source.channel):
             now = cached.model_copy(update={"verified": _how_verified(source)})
             write_atomically(_facts(self.root / "files" / digest), now.model_dump_json(indent=2) + "\n")
 
@@ -385,6 +419,8 @@ def _remove(folder: Path) -> None:
 
 
 def _how_verified(source: Source) -> str:
+    if source.channel is not None:
+        return f"the channel {shown(source.channel)}{', signed' if source.key else ', not signed'}"
     if source.checksums is None:
         return (
             "sha256 of golden.toml" if source.sha256 else "not verified: golden.toml has neither sha256 nor checksums"

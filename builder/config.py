@@ -81,6 +81,7 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    stable: Literal["chain", "flat"] = "chain"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
 
 
@@ -283,6 +284,7 @@ class _Loader:
                 description=image.description,
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
+                stable=image.stable,
                 steps=(
                     *self._steps(name, image.steps, distribution, distributions),
                     *(secret if image.parent is None else ()),
@@ -304,11 +306,11 @@ class _Loader:
     def _flats(self, raw: Mapping[str, _Image], images: Mapping[str, Image]) -> dict[str, Image]:
         found = {}
         for image in images.values():
-            if raw[image.name].flat:
+            if raw[image.name].flat or image.stable == "flat":
                 flat = image.flat()
                 found[flat.name] = flat
                 if flat.name in raw:
-                    self._problem(("image", flat.name), f"'{image.name}' has flat = true, which makes this image")
+                    self._problem(("image", flat.name), f"'{image.name}' is also made flat, which makes this image")
         return found
 
     def _steps(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import requests
 
 from builder import bases, importing, install, trees
 from builder.errors import ConfigError, ToolError
+from builder.last_seen import last_seen, remember
 from builder.model import Image, Project, Repository, Source
-from builder.plan import NOT_KNOWN
+from builder.plan import NEEDS_NETWORK, NOT_KNOWN
 from builder.steps import ARTIFACTS, Step
+from builder.tools.download import shown
 
 _FETCH_TIMEOUT_S = 30
 
@@ -23,7 +25,41 @@ _ANY_TREE = "http://golden/"
 _RECIPE_FORMAT = "2"
 
 
-def image_inputs(project: Project, image: Image, *, state: Path) -> dict[str, str]:
+class Repositories:
+    """What package repositories hold, each asked once. offline: told of one that does not answer, which is then taken
+    as it was when it last did; without it that is an error.
+    """
+
+    def __init__(self, *, state: Path, offline: Callable[[str], None] | None = None) -> None:
+        self._state = state
+        self._offline = offline
+        self._known: dict[str, str] = {}
+
+    def fingerprint(self, repository: Repository) -> str:
+        """SHA-256 of its repomd.xml, or NEEDS_NETWORK. Raises as `repomd` does."""
+        if repository.location not in self._known:
+            self._known[repository.location] = self._ask(repository)
+        return self._known[repository.location]
+
+    def _ask(self, repository: Repository) -> str:
+        try:
+            text = repomd(repository)
+        except ToolError:
+            if self._offline is None:
+                raise
+            seen = last_seen(repository.location, state=self._state)
+            went_on = f"taken as it was on {seen.asked} UTC" if seen else "it was never asked before"
+            address = shown(repository.location)
+            self._offline(f"the package repository '{repository.name}' does not answer ({address}); {went_on}")
+            return _digest(seen.repomd) if seen else NEEDS_NETWORK
+        if repository.folder is None:
+            remember(repository.location, text, state=self._state)
+        return _digest(text)
+
+
+def image_inputs(
+    project: Project, image: Image, *, state: Path, repositories: Repositories | None = None
+) -> dict[str, str]:
     """Name -> digest or text, in a fixed order; the parent is not among them.
 
     Reads files and package repositories' repomd.xml, starts nothing. Raises ConfigError for what is missing or wrong.
@@ -41,9 +77,10 @@ def image_inputs(project: Project, image: Image, *, state: Path) -> dict[str, st
     is_import = image.parent is None and bases.is_import(project.distributions[image.distribution])
     if image.needs_repositories or is_import:
         # The packages of the artifacts' repository are in their step; its metadata differs with the time of day.
+        known = repositories or Repositories(state=state)
         own = [repository for repository in image.repositories if repository.name != ARTIFACTS]
         for repository in (*own, *project.repositories(image.name)):
-            inputs[f"repository {repository.name}"] = fingerprint(repository)
+            inputs[f"repository {repository.name}"] = known.fingerprint(repository)
     return inputs
 
 
@@ -119,8 +156,8 @@ def public_key(project: Project) -> str:
         ) from error
 
 
-def fingerprint(repository: Repository) -> str:
-    """SHA-256 of a package repository's repomd.xml, which holds the digests of all the rest of it.
+def repomd(repository: Repository) -> str:
+    """The text of a package repository's repomd.xml, which holds the digests of all the rest of it.
 
     Raises ConfigError if the folder holds no repository, ToolError if the server does not give it.
     """
@@ -128,7 +165,7 @@ def fingerprint(repository: Repository) -> str:
         path = repository.folder / "repodata" / "repomd.xml"
         if not path.is_file():
             raise ConfigError(f"'{repository.name}' is no package repository: {path} is missing")
-        return _digest(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     url = f"{repository.location.rstrip('/')}/repodata/repomd.xml"
     try:
         answer = requests.get(url, timeout=_FETCH_TIMEOUT_S)
@@ -136,9 +173,9 @@ def fingerprint(repository: Repository) -> str:
     except requests.RequestException as error:
         raise ToolError(
             f"could not read the package repository '{repository.name}'",
-            details=[("address", url), ("reason", str(error))],
+            details=[("address", shown(url)), ("reason", str(error).replace(url, shown(url)))],
         ) from error
-    return _digest(answer.text)
+    return answer.text
 
 
 def _digest(text: str) -> str:

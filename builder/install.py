@@ -22,23 +22,36 @@ _LAST_WORDS_S = 3.0
 _LEAST_INSTALLED_BYTES = 64 * MIB
 
 
-def kickstart(image: Image, distribution: Distribution, *, ssh_public_key: str, tree: str | None = None) -> str:
+def kickstart(
+    image: Image,
+    distribution: Distribution,
+    *,
+    ssh_public_key: str,
+    tree: str | None = None,
+    proxy_for: Callable[[str], str | None] = lambda _address: None,
+) -> str:
     """The kickstart of a base, checked against the distribution's syntax. Raises ConfigError; starts nothing.
 
-    tree: address by which the installer reaches a source that is a folder.
+    tree: address by which the installer reaches a source that is a folder. proxy_for: address -> the proxy on the way
+    to it, without a login; how a base came here decides nothing of it, so content keys are made without.
     """
     _check_key(distribution, ssh_public_key)
     if distribution.kickstart_file is not None:
         return _own_kickstart(image, distribution, distribution.kickstart_file, ssh_public_key=ssh_public_key)
     source = distribution.source
+    address = source and (source.url or (source.tree and (tree or source.tree.as_uri())))
     text = templates.render(
         [distribution.kickstart.parent, templates.shared("kickstarts")],
         distribution.kickstart.name,
         image=image.name,
         title=distribution.title,
         kickstart_version=distribution.kickstart_version,
-        tree=source and (source.url or (source.tree and (tree or source.tree.as_uri()))),
-        install_repositories=source.repositories if source else (),
+        tree=address,
+        tree_proxy=address and proxy_for(address),
+        install_repositories=[
+            {"name": it.name, "location": it.location, "proxy": proxy_for(it.location)}
+            for it in (source.repositories if source else ())
+        ],
         firmware=distribution.firmware,
         layout=distribution.layout,
         package_set=distribution.package_set,

@@ -153,6 +153,7 @@ def _parcels(bench: Bench, phase: Phase) -> list[Parcel]:
 def installation(bench: Bench, *, uri: str, is_kvm: bool, time_factor: float) -> Installation:
     """The run of the installer for a base."""
     distribution = bench.distribution
+    location = bases.location_of(distribution)
     return Installation(
         uri=uri,
         domain=bench.domain,
@@ -160,9 +161,10 @@ def installation(bench: Bench, *, uri: str, is_kvm: bool, time_factor: float) ->
         arch=distribution.arch,
         firmware=distribution.firmware,
         nvram=bench.work / "nvram.fd",
-        location=bases.location_of(distribution),
+        location=location,
         kickstart=bench.kickstart,
         kernel_arguments=distribution.boot_arguments,
+        proxy=_proxy(str(location)) if bases.source_of(distribution).url else None,
         disk=bench.disk,
         console=bench.console,
         memory_mib=distribution.memory_mib,
@@ -170,6 +172,10 @@ def installation(bench: Bench, *, uri: str, is_kvm: bool, time_factor: float) ->
         is_kvm=is_kvm,
         timeout_s=distribution.limits.install_s * time_factor,
     )
+
+
+def _proxy(address: str) -> str | None:
+    return proxies.for_address(address, host=virt_install.HOST)
 
 
 def machine(bench: Bench, *, parents: Sequence[Path], is_kvm: bool, port: int, pid: int) -> Machine:
@@ -268,7 +274,9 @@ def write_inputs(
     port, key: of the machine's sshd.
     """
     if bench.image.parent is None and not bench.is_import:
-        text = install.kickstart(bench.image, bench.distribution, ssh_public_key=ssh_public_key, tree=bench.tree)
+        text = install.kickstart(
+            bench.image, bench.distribution, ssh_public_key=ssh_public_key, tree=bench.tree, proxy_for=_proxy
+        )
         bench.kickstart.write_text(text, encoding="utf-8")
     for phase in bench.phases:
         if phase.is_online:

@@ -42,9 +42,11 @@ class Source(Frozen):
     dvd: to install from. url: of an installation tree, of what holds `.treeinfo`; the installer reads it, golden
     downloads nothing. tree: folder with such a tree. qcow2: a disk image of others, to import. image: one of golden's
     own (it may stand on others, and has its facts beside it). One of the five is given; all locations are absolute
-    paths or http(s) URLs. repositories: package repositories that the installer uses besides the source's own.
-    sha256: hex. checksums: a file of SHA-256 lines, one of which names the file. signature: of `checksums`, apart;
-    without it, and with `key`, `checksums` is clearsigned. cloud_init: what becomes of it in an imported image.
+    paths or http(s) URLs. channel: address of a channel of golden's that has `image`, which then is NAME or
+    NAME@VERSION; `key` is then the one that the channel's metadata is signed with. repositories: package repositories
+    that the installer uses besides the source's own. sha256: hex. checksums: a file of SHA-256 lines, one of which
+    names the file. signature: of `checksums`, apart; without it, and with `key`, `checksums` is clearsigned.
+    cloud_init: what becomes of it in an imported image.
     """
 
     dvd: str | None = None
@@ -52,6 +54,7 @@ class Source(Frozen):
     tree: Path | None = None
     qcow2: str | None = None
     image: str | None = None
+    channel: str | None = None
     repositories: tuple[Repository, ...] = ()
     sha256: str | None = None
     checksums: str | None = None
@@ -65,7 +68,9 @@ class Source(Frozen):
 
     @property
     def location(self) -> str:
-        return str(getattr(self, self.kind))
+        """Of an image in a channel, no address that could be asked for, but one that tells it from all others."""
+        own = str(getattr(self, self.kind))
+        return f"{self.channel}/{own}" if self.channel is not None else own
 
     @property
     def is_tree(self) -> bool:
@@ -79,7 +84,7 @@ class Source(Frozen):
 
     def at(self, path: Path) -> Source:
         """The same, with its one file on this machine."""
-        return self.model_copy(update={self.kind: str(path)})
+        return self.model_copy(update={self.kind: str(path), "channel": None})
 
     @property
     def path(self) -> Path | None:
@@ -185,6 +190,7 @@ class Image(Frozen):
     """A node of the layer tree. disk_bytes, setup: of a base; a layer has its parent's.
 
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
+    stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
     """
 
@@ -197,6 +203,7 @@ class Image(Frozen):
     setup: Setup = Setup()
     steps: tuple[Step, ...] = ()
     flat_of: str | None = None
+    stable: Literal["chain", "flat"] = "chain"
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
 
@@ -258,6 +265,11 @@ class Project(Frozen):
                         location = url if "://" in url else str(self.folder / url)
                         found[name] = Repository(name=name, location=location, is_extra=True)
         return list(found.values())
+
+    @property
+    def flat_links(self) -> frozenset[str]:
+        """The images whose plain package follows their flat form."""
+        return frozenset(image.name for image in self.images.values() if image.stable == "flat")
 
     def chain(self, image: str) -> list[Image]:
         """The image, what it is made from, … down to the base."""

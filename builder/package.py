@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -72,15 +72,22 @@ class Packaged(Frozen):
 
 
 def package(
-    store: Store, builds: Sequence[Build], *, prefix: str, reporter: Reporter, allow_private: bool = False
+    store: Store,
+    builds: Sequence[Build],
+    *,
+    prefix: str,
+    reporter: Reporter,
+    allow_private: bool = False,
+    flat_links: Collection[str] = (),
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
 
+    flat_links: images whose plain package is to follow their flat form.
     Raises ConfigError as `plan` does; VerifyError if an image file of a chain that is to be packaged has not the bytes
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
     with lock(store.rpms / ".lock", what=f"the packages in {store.rpms}"):
-        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private)
+        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private, flat_links=flat_links)
         for build in with_parents(store, [job.build for job in jobs if not job.is_done]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(
@@ -89,12 +96,22 @@ def package(
         return [_carry_out(job, store=store, reporter=reporter) for job in jobs]
 
 
-def plan(store: Store, builds: Sequence[Build], *, prefix: str, allow_private: bool = False) -> list[Packaging]:
+def plan(
+    store: Store,
+    builds: Sequence[Build],
+    *,
+    prefix: str,
+    allow_private: bool = False,
+    flat_links: Collection[str] = (),
+) -> list[Packaging]:
     """How builds and everything they stand on are packaged, parents first. Nothing is written.
 
-    Raises ConfigError if one of them is private, or stands on one that is, and that is not allowed.
+    flat_links: as of `package`; their flat forms are packaged along. Raises ConfigError if one of all these is
+    private, or stands on one that is, and that is not allowed; or if a flat form is not there.
     """
     concerned = with_parents(store, builds)
+    links = {build.stem: _flat_form(store, build) for build in concerned if build.image in flat_links}
+    concerned = with_parents(store, [*links.values(), *builds])
     private = [build.stem for build in concerned if build.private]
     if private and not allow_private:
         raise ConfigError(
@@ -102,7 +119,7 @@ def plan(store: Store, builds: Sequence[Build], *, prefix: str, allow_private: b
             try_next="--allow-private, if everyone who reaches the packages may have them; their names then begin "
             f"with '{prefix}-private-'",
         )
-    return [_plan_one(store, build, prefix=prefix) for build in concerned]
+    return [_plan_one(store, build, prefix=prefix, link=links.get(build.stem, build)) for build in concerned]
 
 
 def with_parents(store: Store, builds: Sequence[Build]) -> list[Build]:
@@ -115,10 +132,11 @@ def name_prefix(build: Build, *, prefix: str) -> str:
     return f"{prefix}-private" if build.private else prefix
 
 
-def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False) -> str:
-    """The spec of both packages of a build. Pure."""
-    parent = build.parent
+def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False, link: Build | None = None) -> str:
+    """The spec of both packages of a build. link: what the plain one follows, if it is the flat form. Pure."""
+    parent, link = build.parent, link or build
     below = f"{prefix}-private" if is_parent_private else prefix
+    link_name = image_package(link.id, prefix=name_prefix(link, prefix=prefix))
     prefix = name_prefix(build, prefix=prefix)
     return render(
         shared("spec-templates"),
@@ -133,6 +151,9 @@ def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False) -
         version=build.version,
         release=RELEASE,
         stem=build.stem,
+        link_name=link_name,
+        link_version=link.version,
+        link_stem=link.stem,
         description=rpm.escape(build.description),
         packages=build.packages,
     )
@@ -148,7 +169,18 @@ def image_id(id: ImageId, *, prefix: str) -> str:
     return f"golden-image-id({image_package(id, prefix=prefix)}-{id.version}-{RELEASE}:{id.sha256})"
 
 
-def _plan_one(store: Store, build: Build, *, prefix: str) -> Packaging:
+def _flat_form(store: Store, build: Build) -> Build:
+    """The first that was made of it: what has been published once goes on to be right. Raises ConfigError."""
+    for flat in store.builds(f"{build.image}-flat"):
+        if flat.flattened == build.id:
+            return flat
+    raise ConfigError(
+        f"the package of '{build.image}' is to follow its flat form, and there is none of {build.stem}",
+        try_next=f"golden build {build.image}-flat",
+    )
+
+
+def _plan_one(store: Store, build: Build, *, prefix: str, link: Build) -> Packaging:
     topdir = store.rpms / ".work" / build.stem
     suffix = f"{build.version}-{RELEASE}.noarch.rpm"
     first = name_prefix(build, prefix=prefix)
@@ -159,11 +191,14 @@ def _plan_one(store: Store, build: Build, *, prefix: str) -> Packaging:
         build=build,
         image_rpm=image_rpm,
         link_rpm=link_rpm,
-        spec=render_spec(build, prefix=prefix, is_parent_private=is_parent_private),
+        spec=render_spec(build, prefix=prefix, is_parent_private=is_parent_private, link=link),
         topdir=topdir,
         argv=tuple(rpm.build_argv(topdir / f"{build.stem}.spec", topdir=topdir, sources=store.images)),
         env={"SOURCE_DATE_EPOCH": str(int(datetime.fromisoformat(build.finished).timestamp()))},
-        is_done=image_rpm.exists() and link_rpm.exists() and _packed_digest(image_rpm, build) == build.id.sha256,
+        is_done=image_rpm.exists()
+        and link_rpm.exists()
+        and _packed_digest(image_rpm, build) == build.id.sha256
+        and _follows(link_rpm, image_package(link.id, prefix=name_prefix(link, prefix=prefix))),
     )
 
 
@@ -205,3 +240,7 @@ def _build(job: Packaging, *, store: Store) -> None:
 
 def _packed_digest(image_rpm: Path, build: Build) -> str | None:
     return rpm.file_digests(image_rpm).get(str(FOLDER / f"{build.stem}.qcow2"))
+
+
+def _follows(link_rpm: Path, image: str) -> bool:
+    return image in rpm.ask(link_rpm, "[%{REQUIRENAME}\n]").splitlines()

@@ -30,7 +30,7 @@ from builder.plan import Planned, order, plan
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import guestfs, qemu_img, scratch_disk, virt_install
+from builder.tools import guestfs, proxies, qemu_img, scratch_disk, virt_install
 from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
@@ -52,19 +52,21 @@ def decide(
     *,
     rebuild: Iterable[str] = (),
     standing: Mapping[str, Build] | None = None,
+    offline: Callable[[str], None] | None = None,
 ) -> list[Planned]:
     """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
 
-    standing: builds that are taken as they are, whatever has changed since.
+    standing: builds that are taken as they are, whatever has changed since. offline: as of `inputs.Repositories`.
     """
     standing = standing or {}
+    repositories = inputs.Repositories(state=store.state, offline=offline)
     names = order(project, wanted)
     newest = {name: build for name in names if (build := store.newest(name)) is not None}
     return plan(
         project,
         names,
         inputs={
-            name: inputs.image_inputs(project, project.images[name], state=store.state)
+            name: inputs.image_inputs(project, project.images[name], state=store.state, repositories=repositories)
             for name in names
             if name not in standing
         },
@@ -308,6 +310,11 @@ class Pipeline:
                 f"{name}: this machine's osinfo-db does not know '{distribution.osinfo}'; "
                 f"virt-install is told '{installation.osinfo}'"
             )
+        if installation.proxy and proxies.has_login(str(installation.location)):
+            self.reporter.note(
+                f"{name}: the installer is told the proxy {installation.proxy} without its login, which everybody on "
+                "this host could read; if that is not let through, install from a DVD"
+            )
         for what in install.advice(distribution, bench.kickstart.read_text(encoding="utf-8"), image=name):
             self.reporter.note(f"{name}: {what}")
 
@@ -389,9 +396,7 @@ class Pipeline:
         )
 
     def _download_commands(self, planned: Planned) -> list[Command]:
-        image = self.project.images[planned.image]
-        source = self.project.distributions[image.distribution].source
-        line = bases.download_command(source, state=self.store.state) if source and image.parent is None else None
+        line = bases.download_command(self.project, planned.image, state=self.store.state)
         return [Command(title="download", line=line)] if line else []
 
     def _commands(

@@ -11,6 +11,9 @@ from builder.model import Build, Frozen, Project
 
 # In place of a digest that only a download can tell.
 NOT_KNOWN = "not known before it is downloaded"
+# In place of the digest of a package repository that does not answer, and never did.
+NEEDS_NETWORK = "needs the network"
+_UNKNOWN = {NOT_KNOWN: f"is {NOT_KNOWN}", NEEDS_NETWORK: NEEDS_NETWORK}
 # A reason is one line; a whole folder of changed files is not.
 _MOST_CHANGES = 5
 
@@ -125,8 +128,8 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     words = [f"{name} is new" for name in new if name not in old]
     words += [f"{name} is gone" for name in old if name not in new]
     words += _unknown(new)
-    return words + [f"{name} changed" for name in new if name in old and new[name] not in (old[name], NOT_KNOWN)]
+    return words + [f"{name} changed" for name in new if name in old and new[name] not in (old[name], *_UNKNOWN)]
 
 
 def _unknown(inputs: Mapping[str, str]) -> list[str]:
-    return [f"{name} is {NOT_KNOWN}" for name, value in inputs.items() if value == NOT_KNOWN]
+    return [f"{name} {_UNKNOWN[value]}" for name, value in inputs.items() if value in _UNKNOWN]

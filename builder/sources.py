@@ -9,7 +9,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from builder.catalogue import Raw
-from builder.model import Architecture, Repository, Source, SourceKind, file_name
+from builder.model import NAME, VERSION, Architecture, Repository, Source, SourceKind, file_name
 
 # Where golden's RPMs put images.
 INSTALLED_IMAGES = Path("/usr/share/golden/images")
@@ -32,6 +32,7 @@ class RawSource(Raw):
     qcow2: str | None = None
     image: str | None = None
     images: str | None = None
+    channel: str | None = None
     repositories: dict[str, str] = Field(default={})
     sha256: str | None = None
     checksums: str | None = None
@@ -50,6 +51,7 @@ class RawSource(Raw):
         self._check_trees()
         if self.images is not None and self.image is None:
             raise ValueError("'images' is the folder of an 'image' of golden's own")
+        self._check_channel()
         if self.image is not None and self.checksums is not None:
             raise ValueError("an 'image' of golden's own has its digest in the facts beside it, not in 'checksums'")
         if self.sha256 is not None and not _SHA256.fullmatch(self.sha256.lower()):
@@ -57,7 +59,8 @@ class RawSource(Raw):
         if self.cloud_init is not None and self.qcow2 is None and self.image is None:
             raise ValueError("'cloud_init' belongs to an imported image")
         for key in ("signature", "key"):
-            if getattr(self, key) is not None and self.checksums is None:
+            is_of_channel = key == "key" and self.channel is not None
+            if getattr(self, key) is not None and self.checksums is None and not is_of_channel:
                 raise ValueError(f"'{key}' is for the signature of a checksum file; 'checksums' is missing")
         if self.signature is not None and self.key is None:
             raise ValueError("a 'signature' proves nothing without the 'key' that it has to be made with")
@@ -65,6 +68,17 @@ class RawSource(Raw):
             if location is not None:
                 _check_location(location)
         return self
+
+    def _check_channel(self) -> None:
+        if self.channel is None:
+            return
+        if self.image is None or self.images is not None:
+            raise ValueError("'channel' is where an 'image' of golden's own comes from; 'images' is for installed ones")
+        if not _TREE.fullmatch(self.channel):
+            raise ValueError(f"'{self.channel}' is not the address of a channel; write https://… or http://…")
+        name, at, version = self.image.partition("@")
+        if not NAME.fullmatch(name) or (at and not VERSION.fullmatch(version)):
+            raise ValueError(f"the 'image' of a channel is NAME or NAME@VERSION, not '{self.image}'")
 
     def _check_trees(self) -> None:
         """What only a tree, or only what is installed from, has."""
@@ -92,7 +106,12 @@ class RawSource(Raw):
             url=filled(self.url) if self.url else None,
             tree=folder / filled(self.tree) if self.tree is not None else None,
             qcow2=absolute(self.qcow2) if self.qcow2 else None,
-            image=absolute(self._image_file(self.image)) if self.image else None,
+            image=None
+            if self.image is None
+            else self.image
+            if self.channel
+            else absolute(self._image_file(self.image)),
+            channel=filled(self.channel).rstrip("/") if self.channel else None,
             repositories=tuple(
                 Repository(name=name, location=filled(location)) for name, location in self.repositories.items()
             ),

@@ -117,6 +117,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(request.status, headers | {"Content-Length": str(len(body))}, body[: fault[1]])
         self.close_connection = True
 
+    def do_HEAD(self) -> None:
+        """Neither recorded nor failed on order: only virt-install asks like this."""
+        file = self.mirror.files.get(self.path.removeprefix(self.mirror.url))
+        self.send_response(200 if file else 404)
+        self.send_header("Content-Length", str(len(file.data) if file else 0))
+        self.end_headers()
+
     def _decide(self, file: File) -> tuple[int, dict[str, str], bytes]:
         asked = self.headers
         if not file.has_validators:

@@ -134,9 +134,14 @@ def build(
 @json_option
 @pass_session
 def plan(session: Session, images: tuple[str, ...], rebuild: bool, as_json: bool) -> None:
-    """Show what `golden build` would do, and why. Starts no machine."""
+    """Show what `golden build` would do, and why. Starts no machine.
+
+    A package repository of the network that does not answer is taken as it was when it last did, and its date is
+    said; one that never did is named in the reason.
+    """
     wanted = chosen(session.project, images)
-    planned = decide(session.project, session.store, wanted, rebuild=wanted if rebuild else [])
+    forced = wanted if rebuild else []
+    planned = decide(session.project, session.store, wanted, rebuild=forced, offline=session.reporter.note)
     if as_json:
         print_json([_planned_summary(step) for step in planned])
     else:

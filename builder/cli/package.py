@@ -52,7 +52,11 @@ def package(session: Session, images: tuple[str, ...], dry_run: bool, allow_priv
     prefix = session.project.prefix
     if dry_run:
         jobs = [
-            job for job in plan(session.store, builds, prefix=prefix, allow_private=allow_private) if not job.is_done
+            job
+            for job in plan(
+                session.store, builds, prefix=prefix, allow_private=allow_private, flat_links=session.project.flat_links
+            )
+            if not job.is_done
         ]
         if as_json:
             print_json([{"build": job.build.stem, "commands": job.commands()} for job in jobs])
@@ -60,7 +64,12 @@ def package(session: Session, images: tuple[str, ...], dry_run: bool, allow_priv
             click.echo(f"# {job.build.stem}\n{job.commands()}")
         return
     packaged = package_builds(
-        session.store, builds, prefix=prefix, reporter=session.reporter, allow_private=allow_private
+        session.store,
+        builds,
+        prefix=prefix,
+        reporter=session.reporter,
+        allow_private=allow_private,
+        flat_links=session.project.flat_links,
     )
     if as_json:
         print_json([found.model_dump(mode="json") for found in packaged])

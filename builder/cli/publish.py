@@ -62,7 +62,9 @@ def publish(
     rpms: list[Path] = []
     prefix = session.project.prefix
     builds = newest_builds(session, images)
-    for job in plan_packages(session.store, builds, prefix=prefix, allow_private=allow_private):
+    for job in plan_packages(
+        session.store, builds, prefix=prefix, allow_private=allow_private, flat_links=session.project.flat_links
+    ):
         if not job.is_done:
             raise ConfigError(
                 f"there are no packages of '{job.build.stem}' yet",

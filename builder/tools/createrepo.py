@@ -30,6 +30,11 @@ class Package:
     metadata: Any
 
     @property
+    def files(self) -> list[str]:
+        """The paths that it owns, as far as the metadata was read from filelists too."""
+        return [f"{folder}{name}" for _, folder, name, *_ in self.metadata.files]
+
+    @property
     def file_name(self) -> str:
         return self.href.rpartition("/")[2]
 
@@ -49,6 +54,15 @@ def read(repository: Path) -> list[Package]:
     except (OSError, createrepo_c.CreaterepoCError) as error:
         raise VerifyError(f"the metadata of {repository} cannot be read", details=[("reason", str(error))]) from error
     return [_package(metadata) for metadata in packages.values()]
+
+
+def hrefs(repository: Path) -> list[str]:
+    """The metadata files that repomd.xml names, relative to the repository. Raises VerifyError if it cannot be read."""
+    path = repository / "repodata" / "repomd.xml"
+    try:
+        return [record.location_href for record in createrepo_c.Repomd(str(path))]
+    except (OSError, createrepo_c.CreaterepoCError) as error:
+        raise VerifyError(f"{path} cannot be read", details=[("reason", str(error))]) from error
 
 
 def read_rpm(path: Path, *, href: str) -> Package:

@@ -7,6 +7,8 @@ import shlex
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
+from requests.utils import should_bypass_proxies
+
 
 def for_guest(host: str, *, with_passwords: bool) -> dict[str, str]:
     """`http_proxy`, `https_proxy`, `no_proxy` for a guest that sees this host's loopback at `host`; none if not set.
@@ -29,6 +31,23 @@ def exports(host: str) -> str:
     """The same as lines for a shell, without passwords; empty if there is no proxy."""
     variables = for_guest(host, with_passwords=False)
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def for_address(url: str, *, host: str) -> str | None:
+    """The proxy by which a guest is to read `url`, None if there is none or no_proxy excepts it; without a login.
+
+    A login would be on kernel lines, in kickstarts (which Anaconda leaves in /root) and in lists of processes.
+    """
+    parts = urlsplit(url)
+    if parts.hostname in (None, host) or should_bypass_proxies(url, no_proxy=None):
+        return None
+    return for_guest(host, with_passwords=False).get(f"{parts.scheme}_proxy")
+
+
+def has_login(url: str) -> bool:
+    """Whether the proxy for `url`, as golden's environment has it, asks for a name: guests are not told that."""
+    found = getproxies_environment().get(urlsplit(url).scheme, "")
+    return "@" in urlsplit(found if "://" in found else f"http://{found}").netloc
 
 
 def _seen_from_guest(url: str, *, host: str, with_passwords: bool) -> str:

@@ -15,11 +15,15 @@ from builder.tools.domain import MACHINES
 # What virt-install is told about a distribution that its osinfo-db is too old to know.
 _FALLBACK_OSINFO = "linux2022"
 
+# What a guest with a user-mode network finds this host's loopback at. Source: slirp, 10.0.2.2.
+HOST = "10.0.2.2"
+
 
 class Installation(Frozen):
     """One run of an installer. disk: an empty qcow2. console: file that the serial console is logged to.
 
-    location: a DVD's file, a tree's folder or its address. nvram: file for the variables of UEFI.
+    location: a DVD's file, a tree's folder or its address. proxy: by which the installer reaches that address, without
+    a login, as it would be on the kernel line. nvram: file for the variables of UEFI.
     is_kvm: with hardware acceleration, else emulated. timeout_s: golden's own limit; virt-install's is above it.
     """
 
@@ -34,6 +38,7 @@ class Installation(Frozen):
     location: Path | str
     kickstart: Path
     kernel_arguments: str
+    proxy: str | None = None
     disk: Path
     console: Path
     memory_mib: int
@@ -45,7 +50,10 @@ class Installation(Frozen):
 def argv(installation: Installation) -> list[str | Path]:
     """The command. `--wait` counts minutes; the domain is transient, so that it is gone once it is off."""
     it = installation
-    kernel = " ".join(part for part in (f"inst.ks=file:/{it.kickstart.name}", "inst.text", it.kernel_arguments) if part)
+    # The installer's second stage is read before the kickstart is. Source: rhinstaller/anaconda,
+    # docs/boot-options.rst, inst.proxy.
+    words = [f"inst.ks=file:/{it.kickstart.name}", "inst.text", it.proxy and f"inst.proxy={it.proxy}"]
+    kernel = " ".join(part for part in (*words, it.kernel_arguments) if part)
     return [
         "virt-install",
         *("--connect", it.uri),
@@ -92,8 +100,8 @@ def _escaped(path: Path) -> str:
 
 
 def host_address(port: int) -> str:
-    """Where a guest with a user-mode network finds what this host serves on its loopback. Source: slirp, 10.0.2.2."""
-    return f"http://10.0.2.2:{port}/"
+    """Where the installer finds what this host serves on its loopback."""
+    return f"http://{HOST}:{port}/"
 
 
 @cache

@@ -25,6 +25,7 @@ from builder.store import Store
 from builder.tools import qemu_img, virt_install
 from builder.tools.virt_install import Installation
 from builder.tools.webserver import serving
+from tests.mirror import File, mirror
 
 TREEINFO = """\
 [general]
@@ -155,6 +156,22 @@ def test_a_tree_at_an_address_is_taken(served: str, open_path: Path) -> None:
     assert installation.location == f"{served}/"
     assert f"inst.repo={served}/" in text(definitions(installation)[0], "os/cmdline")
     assert f'url --url="{served}/"' in (open_path / "work/rocky9-base.ks").read_text()
+
+
+def test_a_tree_behind_a_proxy_is_taken(tree: Path, open_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """virt-install itself goes by the proxy too: it reads kernel and initrd."""
+    project = make_project(open_path, '[image.rocky9-base]\ndistribution = "rocky9"\n')
+    with mirror() as proxy:
+        for name in (".treeinfo", "images/pxeboot/vmlinuz", "images/pxeboot/initrd.img"):
+            proxy.files[f"http://tree.example/{name}"] = File((tree / name).read_bytes())
+        monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//me:secret@"))
+        monkeypatch.setenv("no_proxy", "")
+        source = Source(url="http://tree.example/")
+        first, _ = definitions(make_installation(project, "rocky9-base", source, open_path / "work"))
+        port = proxy.url.rpartition(":")[2]
+    assert f" inst.proxy=http://10.0.2.2:{port} " in text(first, "os/cmdline")
+    assert {"http://tree.example/images/pxeboot/vmlinuz"} <= {request.path for request in proxy.requests}
+    assert "secret" not in ET.tostring(first, encoding="unicode")
 
 
 def test_a_tree_in_a_folder_is_reached_by_the_guest_over_its_network(tree: Path, open_path: Path) -> None:

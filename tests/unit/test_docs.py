@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 from pydantic import BaseModel
 
-from builder import config
+from builder import config, private
 from builder.cli import golden
 
 TOP = Path(__file__).parents[2]
@@ -29,18 +31,97 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_shown_exist(page: Path) -> None:
-    for language, block in re.findall(r"```(\w*)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
-        if language:
-            continue
-        for words in re.findall(r"\bgolden ((?:[a-z-]+ ?)+)", block):
-            command: click.Command = golden
-            for word in words.split():
-                if not isinstance(command, click.Group) or word not in command.commands:
-                    break
-                command = command.commands[word]
-            assert command is not golden, f"there is no 'golden {words}'"
+def fences(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each block of code."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def typed(page: Path) -> list[str]:
+    """Every command of golden's that a page shows, in blocks and in running text, as it would be typed."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [block.replace("\\\n", " ") for language, block in fences(page) if language in ("", "sh", "console")]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+    lines = [line for block in (*blocks, *inline) for line in re.split(r"\n|&&|\$\(|[|;)](?=\s|$)", block)]
+    return [found[1] for line in lines if (found := re.match(r"[\s#$]*((?:[A-Z_]+=\S+ )*golden(?: .*)?)$", line))]
+
+
+@pytest.mark.parametrize("page", [*PAGES, TOP / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_the_commands_shown_exist_with_their_options(page: Path) -> None:
+    for line in typed(page):
+        assert (wrong := misused(line)) is None, f"{page.name}: {line}: {wrong}"
+
+
+def misused(line: str) -> str | None:
+    """What is wrong with a command line of golden's; options are looked up in the command itself."""
+    words = shlex.split(re.sub(r"\[([^]]*)\]…?", r"\1", line), comments=True)
+    command: click.Command = golden
+    is_value = False
+    for word in words[words.index("golden") + 1 :]:
+        options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        if word == "--":
+            return None
+        if is_value:
+            is_value = False
+        elif word.startswith("-"):
+            name, has_value, _ = word.partition("=")
+            if name in ("--help", "-h"):
+                continue
+            if name not in options:
+                return f"it has no option {name}"
+            is_value = not has_value and not getattr(options[name], "is_flag", False)
+        elif isinstance(command, click.Group):
+            if word not in command.commands:
+                return f"there is no command '{word}'"
+            command = command.commands[word]
+    return None
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("golden clone create web1 --image rocky9-base --no-wait", None),
+        ("GOLDEN_STATE=/x golden --progress quiet build --dry-run rocky9-base    # --no-such", None),
+        ("golden clone ssh web1 -- uname --all", None),
+        ("golden cache prune [--keep N]", None),
+        ("golden bild", "there is no command 'bild'"),
+        ("golden clone make web1", "there is no command 'make'"),
+        ("golden clone create web1 --imge x", "it has no option --imge"),
+        ("golden build --state /x", "it has no option --state"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_found(line: str, wrong: str | None) -> None:
+    assert misused(line) == wrong
+
+
+TOML = [(page, block) for page in PAGES for language, block in fences(page) if language == "toml"]
+
+
+@pytest.mark.parametrize(("page", "block"), TOML, ids=[f"{page.name}-{n}" for n, (page, _) in enumerate(TOML)])
+def test_the_toml_shown_is_accepted(page: Path, block: str, tmp_path: Path) -> None:
+    """Whole files as they are; steps, or a part, with as little around it as makes a whole."""
+    if block.startswith("{"):
+        steps = block.replace("}\n{", "},\n{")
+        block = f'[image.rocky9-x]\ndistribution = "rocky9"\nsteps = [\n{steps}]\n'
+    images = tomllib.loads(block).get("image", {})
+    parents = {image.get("parent") for image in images.values()} - {None, *images}
+    below = "".join(f'[image."{name}"]\ndistribution = "{name.partition("-")[0]}"\n' for name in sorted(parents))
+    if block.startswith(f"# {private.FILE}"):
+        (tmp_path / private.FILE).write_text(block)
+        block = "".join(f'[image.{name}]\ndistribution = "{name.partition("-")[0]}"\n' for name in images)
+    (tmp_path / "golden.toml").write_text(block + below)
+    project = config.load(tmp_path / "golden.toml")
+    assert project.images or tomllib.loads(block)["distribution"].keys() <= project.distributions.keys()
+
+
+def test_the_file_shown_in_the_readme_is_whole(tmp_path: Path) -> None:
+    (block,) = [block for page, block in TOML if page.name == "README.md"]
+    (tmp_path / "golden.toml").write_text(block)
+    assert list(config.load(tmp_path / "golden.toml").images) == [
+        "rocky9-base",
+        "rocky9-upgrade",
+        "rocky9-web-installed",
+    ]
 
 
 def commands(command: click.Command, path: str = "golden") -> list[tuple[str, click.Command]]:

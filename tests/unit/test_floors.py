@@ -40,6 +40,7 @@ FLOORS: dict[str, int] = {
             "config_messages",
             "trees",
             "package_changes",
+            "last_seen",
         ],
         1,
     ),

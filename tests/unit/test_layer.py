@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import customize, layer, seal
+from builder import customize, install, layer, seal
 from builder.config import load
 from builder.layer import Bench, Phase
-from builder.model import Project, Repository
+from builder.model import Project, Repository, Source
 from builder.steps import Install, Run, Shell, Upgrade
-from builder.tools import guestfs
+from builder.tools import guestfs, virt_install
 
 UPDATES = Repository(name="updates", location="http://169.254.2.2:8000")
 
@@ -117,6 +117,67 @@ def test_the_commands_of_a_base(project: Project) -> None:
     assert customize_.startswith("LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg virt-customize ")
     assert f"--run {work}/steps/seal.sh" in customize_
     assert "-B" not in convert.split()
+
+
+NETWORK_TREE = Source(
+    url="https://mirror.example/9/", repositories=(Repository(name="AppStream", location="https://mirror.example/A/"),)
+)
+
+
+def network_base(project: Project, source: Source, *, version: str = "RHEL9") -> Bench:
+    made = bench(project, "sandbox-base")
+    update = {"source": source, "kickstart_version": version}
+    return made.model_copy(update={"distribution": made.distribution.model_copy(update=update)})
+
+
+def kickstart_of(made: Bench) -> str:
+    layer.write_inputs(made, ssh_public_key="ssh-ed25519 A", repositories=(), xml="", port=1, key=Path("/key"))
+    return made.kickstart.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("version", ["RHEL8", "RHEL9", "RHEL10", "F43", "F44"])
+def test_the_installer_of_a_network_tree_goes_by_the_proxy(
+    project: Project, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """The login of the proxy is neither on the kernel line nor in the kickstart."""
+    monkeypatch.setenv("https_proxy", "http://me:secret@localhost:3128")
+    monkeypatch.setenv("no_proxy", "")
+    made = network_base(project, NETWORK_TREE, version=version)
+    installation = layer.installation(made, uri="x", is_kvm=False, time_factor=1)
+    argv = [str(word) for word in virt_install.argv(installation)]
+    assert " inst.proxy=http://10.0.2.2:3128 " in argv[argv.index("--extra-args") + 1]
+    text = kickstart_of(made)
+    assert 'url --url="https://mirror.example/9/" --proxy="http://10.0.2.2:3128"\n' in text
+    assert 'repo --name="AppStream" --baseurl="https://mirror.example/A/" --proxy="http://10.0.2.2:3128"\n' in text
+    assert "secret" not in " ".join(argv) + text
+
+
+def test_the_proxy_is_not_for_what_no_proxy_excepts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "mirror.example")
+    made = network_base(project, NETWORK_TREE)
+    assert layer.installation(made, uri="x", is_kvm=False, time_factor=1).proxy is None
+    assert "--proxy" not in kickstart_of(made)
+
+
+def test_the_proxy_of_a_dvd_is_for_its_further_repositories_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "")
+    dvd = Source(dvd=str(project.folder / "sandbox.iso"), repositories=NETWORK_TREE.repositories)
+    made = network_base(project, dvd)
+    assert layer.installation(made, uri="x", is_kvm=False, time_factor=1).proxy is None
+    text = kickstart_of(made)
+    assert "\ncdrom\n" in text
+    assert '--baseurl="https://mirror.example/A/" --proxy="http://proxy.example:3128"\n' in text
+
+
+def test_a_proxy_decides_nothing_of_a_base(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = network_base(project, NETWORK_TREE)
+    before = install.kickstart(made.image, made.distribution, ssh_public_key="ssh-ed25519 A")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    assert install.kickstart(made.image, made.distribution, ssh_public_key="ssh-ed25519 A") == before
 
 
 def test_the_commands_of_a_layer(project: Project) -> None:

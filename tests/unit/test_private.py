@@ -124,9 +124,19 @@ def test_flat_makes_an_image_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_stable_link_to_the_flat_form_makes_that_along(tmp_path: Path) -> None:
+    public = PUBLIC.replace("flat = true", 'stable = "flat"')
+    assert public != PUBLIC
+    found = project(tmp_path, public=public)
+    assert found.images["sandbox-app-flat"].flat_of == "sandbox-app"
+    assert found.flat_links == {"sandbox-upgrade", "sandbox-app"}
+    wrong = problems(tmp_path, public=public.replace('"flat"', '"flt"'))
+    assert [line for line in wrong if "sandbox-app.stable" in line and "'chain' or 'flat'" in line]
+
+
 def test_an_image_with_the_name_of_a_flat_one(tmp_path: Path) -> None:
     found = problems(tmp_path, public=PUBLIC + '[image.sandbox-app-flat]\nparent = "sandbox-app"\n')
-    assert found == ["line 18, image.sandbox-app-flat: 'sandbox-app' has flat = true, which makes this image"]
+    assert found == ["line 18, image.sandbox-app-flat: 'sandbox-app' is also made flat, which makes this image"]
 
 
 def test_the_mark_of_private_leaves_is_kept_for_them(tmp_path: Path) -> None:

@@ -44,3 +44,26 @@ def test_a_proxy_on_this_host_has_another_address_in_guests(
 def test_passwords_are_left_out_where_they_could_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://me:se cret@127.0.0.1:3128")
     assert proxies.exports("10.0.2.2") == "export http_proxy=http://10.0.2.2:3128\nexport no_proxy=10.0.2.2\n"
+
+
+# --- for the installer
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://mirror.example/9/", "http://10.0.2.2:3128"),
+        ("https://mirror.example/9/", "http://proxy.example:8080"),
+        ("https://inside.example/9/", None),
+        ("http://10.0.2.2:8000/", None),
+        ("file:///srv/tree", None),
+    ],
+)
+def test_an_installer_is_told_the_proxy_of_its_tree_without_a_login(
+    monkeypatch: pytest.MonkeyPatch, address: str, expected: str | None
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:3128")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:8080")
+    monkeypatch.setenv("no_proxy", "inside.example")
+    assert proxies.for_address(address, host="10.0.2.2") == expected
+    assert proxies.has_login(address) is (address.startswith("http:"))

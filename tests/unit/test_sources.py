@@ -57,6 +57,29 @@ def test_an_image_of_golden_s_own(tmp_path: Path, text: str, expected: str) -> N
     assert load_source(tmp_path, text) == Source(image=expected)
 
 
+def test_an_image_of_a_channel(tmp_path: Path) -> None:
+    source = load_source(
+        tmp_path, "{ channel = 'https://m/golden/{arch}/', image = 'rocky9-base@20261121.1', key = 'keys/x.asc' }"
+    )
+    assert source == Source(
+        channel="https://m/golden/x86_64", image="rocky9-base@20261121.1", key=tmp_path / "keys/x.asc"
+    )
+    assert (source.kind, source.path, source.is_import) == ("image", None, True)
+    assert source.location == "https://m/golden/x86_64/rocky9-base@20261121.1"
+    assert source.title == "image rocky9-base@20261121.1"
+    assert source.at(tmp_path / "x.qcow2").location == str(tmp_path / "x.qcow2")
+
+
+def test_how_a_person_brings_an_image_of_a_channel(tmp_path: Path) -> None:
+    load_source(tmp_path, "{ channel = 'https://m/golden/stable', image = 'rocky9-base' }")
+    with (tmp_path / "golden.toml").open("a") as file:
+        file.write('[image.x-base]\ndistribution = "x"\n[image.x-top]\nparent = "x-base"\n')
+    project = load(tmp_path / "golden.toml")
+    line = bases.download_command(project, "x-base", state=tmp_path / "state")
+    assert line == f"golden --file {tmp_path}/golden.toml --state {tmp_path}/state cache fetch x-base"
+    assert bases.download_command(project, "x-top", state=tmp_path / "state") is None
+
+
 def test_trees(tmp_path: Path) -> None:
     of_the_network = load_source(tmp_path, "{ url = 'https://m/{arch}/', repositories = { A = 'https://m/{arch}/A' } }")
     repository = Repository(name="A", location="https://m/x86_64/A")
@@ -84,7 +107,7 @@ def test_of_a_tree_nothing_is_downloaded(tmp_path: Path, text: str) -> None:
     bases.refresh(project, ["x-base"], state=tmp_path, reporter=Reporter("plain"))
     assert bases.fetch(project, "x-base", state=tmp_path, reporter=Reporter("plain")) == source.path
     assert bases.localized(project.distributions["x"], state=tmp_path) == project.distributions["x"]
-    assert bases.download_command(source, state=tmp_path) is None
+    assert bases.download_command(project, "x-base", state=tmp_path) is None
     assert not bases.is_import(project.distributions["x"])
     assert [path.name for path in tmp_path.iterdir()] == ["golden.toml"]
 
@@ -95,6 +118,12 @@ def test_of_a_tree_nothing_is_downloaded(tmp_path: Path, text: str) -> None:
         ("{ dvd = 'a.iso', qcow2 = 'a.qcow2' }", "a source is one thing: 'dvd' or 'qcow2'"),
         ("{ sha256 = 'a' }", "a source is one thing: 'dvd' or 'qcow2'"),
         ("{ dvd = 'a.iso', images = '/x' }", "'images' is the folder of an 'image' of golden's own"),
+        ("{ dvd = 'a.iso', channel = 'https://m/c' }", "'channel' is where an 'image' of golden's own comes from"),
+        ("{ image = 'a', images = '/i', channel = 'https://m/c' }", "'images' is for installed ones"),
+        ("{ image = 'a', channel = '/srv/c' }", "'/srv/c' is not the address of a channel; write https://"),
+        ("{ image = '/i/a.qcow2', channel = 'https://m/c' }", "the 'image' of a channel is NAME or NAME@VERSION, not"),
+        ("{ image = 'a@new', channel = 'https://m/c' }", "is NAME or NAME@VERSION, not 'a@new'"),
+        ("{ image = 'a', key = 'c' }", "'key' is for the signature of a checksum file; 'checksums' is missing"),
         ("{ image = 'a', checksums = 'c' }", "an 'image' of golden's own has its digest in the facts beside it"),
         ("{ dvd = 'a.iso', sha256 = '12' }", "'sha256' is 64 hexadecimal digits, not '12'"),
         ("{ dvd = 'a.iso', cloud_init = 'off' }", "'cloud_init' belongs to an imported image"),
