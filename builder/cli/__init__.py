@@ -27,6 +27,7 @@ from builder.cli.package import package
 from builder.cli.publish import publish, repo
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
+from builder.cli.test import test
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
 from builder.progress import Reporter, Style
 from builder.store import default_state
@@ -157,5 +158,6 @@ for command in (
     flatten,
     export,
     init,
+    test,
 ):
     golden.add_command(command)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 from builder import clones, config, preflight
 from builder.errors import ConfigError, GoldenError, ToolError
@@ -19,7 +18,7 @@ from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
-from builder.tools.console import Console
+from builder.tools.console import FATAL, Console, Patterns
 
 _numbers = itertools.count(1)
 
@@ -69,30 +68,33 @@ class Lab:
         wanted: Mapping[str, Wanted],
         *,
         boot_timeout_s: float | None = None,
+        fatal: Patterns = FATAL,
         is_stopped: Callable[[], bool] = lambda: False,
-        on_failure: Callable[[Mapping[str, Address], GoldenError], None] | None = None,
+        on_start: Callable[[Mapping[str, Guest]], None] = lambda _: None,
+        on_failure: Callable[[Mapping[str, Guest], GoldenError], None] = lambda _guests, _error: None,
     ) -> Iterator[dict[str, Guest]]:
         """Machines by their roles that answer inside the block and are gone after it, however it ends.
 
-        They boot at the same time. boot_timeout_s: with KVM; multiplied where there is none. is_stopped: whether to
-        give up waiting. on_failure: told of a boot that failed, while what is left of the machines is still there.
+        They boot at the same time. boot_timeout_s: with KVM; multiplied where there is none. fatal: console lines
+        after which waiting is no use. is_stopped: whether to give up waiting. on_start: told of the machines as soon
+        as they are on; on_failure: of a boot that failed, while what is left of them is still there.
         Raises ConfigError, HostError, ToolError or VerifyError.
         """
         limit_s = (boot_timeout_s or clones.BOOT_TIMEOUT_S) * self.accelerator.time_factor
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(libvirt.connect())
             guests = {role: stack.enter_context(self._made(role, one, connection)) for role, one in wanted.items()}
+            on_start(guests)
             try:
                 with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
                     waits = [
-                        pool.submit(_wait, guest, connection, limit_s=limit_s, is_stopped=is_stopped)
+                        pool.submit(_wait, guest, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
                         for guest in guests.values()
                     ]
                     for wait in waits:
                         wait.result()
             except GoldenError as error:
-                if on_failure is not None:
-                    on_failure({role: guest.address for role, guest in guests.items()}, error)
+                on_failure(guests, error)
                 raise
             yield guests
 
@@ -169,9 +171,11 @@ def _unique_name(role: str) -> str:
     return f"{role[:20]}-{os.getpid()}-{next(_numbers)}"
 
 
-def _wait(guest: Guest, connection: libvirt.Connection, *, limit_s: float, is_stopped: Callable[[], bool]) -> float:
+def _wait(
+    guest: Guest, connection: libvirt.Connection, *, limit_s: float, fatal: Patterns, is_stopped: Callable[[], bool]
+) -> float:
     """Seconds until SSH answered. A console that says that it never will ends the wait at once."""
-    console = Console(guest.address.console)
+    console = Console(guest.address.console, fatal)
     domain = connection.find(f"golden-{guest.address.clone}")
 
     def is_alive() -> bool:
@@ -183,9 +187,8 @@ def _wait(guest: Guest, connection: libvirt.Connection, *, limit_s: float, is_st
         return ssh.wait_until_answers(guest.target, timeout_s=limit_s, is_alive=is_alive, note=lambda _: None)
     except ToolError as error:
         console.poll()
-        kind: Literal[""] | str = console.fatal.kind if console.fatal else ""
-        if kind:
-            error.what = f"{guest.name} ({guest.image}) did not boot: {kind}"
+        said = f"{console.fatal.kind}: {console.fatal.line}" if console.fatal else error.what
+        error.what = f"{guest.name} ({guest.image}) did not boot: {said}"
         error.details.append(("after", f"{time.monotonic() - begin:.0f} s"))
         error.details.append(("console", console.tail() or "(it said nothing)"))
         raise

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from junitparser import JUnitXml
 
-from tests.vm.conftest import Golden
+from tests.vm.conftest import Ended, Golden
 
 TOP = Path(__file__).parents[2]
 IMAGE = "sandbox-bootstrapped"
@@ -54,3 +54,89 @@ def test_the_suite_in_the_documentation(golden: Golden, tmp_path: Path) -> None:
     packages = (kept / "engine-pkglist.txt").read_text().splitlines()
     assert packages == sorted(packages)
     assert any(name.startswith("rakudo-") for name in packages)
+
+
+TESTS = {
+    "quick/passes": 'suite = "quick"\nscripts = ["run.sh"]\nenvironment = { ANSWER = "forty two" }\n',
+    "quick/flaky": 'suite = "quick"\nscripts = ["run.sh"]\n',
+    "quick/fails": 'suite = "quick"\nscripts = ["run.sh"]\n',
+    "quick/in-pytest": 'suite = "quick"\npytest = "test_it.py"\n',
+    "panics": 'scripts = ["run.sh"]\nlimits = { run = "30 min" }\nbug = "https://bugs.example.org/1"\n',
+    "restarts": 'scripts = ["run.sh", "check.sh"]\nmay_reboot = true\n',
+}
+FILES = {
+    "quick/passes/run.sh": 'echo "$ANSWER" > "$GOLDEN_RESULTS/answer"; ls "$PWD"\n',
+    "quick/flaky/run.sh": 'echo "this is run $GOLDEN_RUN"; [ "$GOLDEN_RUN" != 1 ]\n',
+    "quick/fails/run.sh": "echo the reason >&2; exit 3\n",
+    "quick/in-pytest/test_it.py": "def test_it(golden_clone):\n    assert golden_clone.host.user().name == 'root'\n",
+    "panics/run.sh": "sync; echo c > /proc/sysrq-trigger; sleep 1000\n",
+    "restarts/run.sh": "cat /proc/sys/kernel/random/boot_id > /root/before; systemctl reboot; sleep 60\n",
+    "restarts/check.sh": "! cmp -s /root/before /proc/sys/kernel/random/boot_id\n",
+}
+
+
+@pytest.fixture(scope="module")
+def summary(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
+    """`golden test` on all of the tests above, run once for what is looked at below."""
+    top, results = tmp_path_factory.mktemp("tests"), tmp_path_factory.mktemp("results")
+    for name, text in TESTS.items():
+        (top / name).mkdir(parents=True)
+        (top / name / "golden-test.toml").write_text(text)
+    for name, text in FILES.items():
+        (top / name).write_text(text)
+    words = ("test", "--folder", top, "--image", IMAGE, "--jobs", "2", "--retries", "1", "--results", results)
+    return golden(*words, "--json", expect=5), results
+
+
+def test_every_test_has_its_verdict(golden: Golden, summary: tuple[Ended, Path]) -> None:
+    ended, _ = summary
+    verdicts = {it["test"]: (it["verdict"], len(it["outcomes"])) for it in ended.json["results"]}
+    assert verdicts == {
+        "quick/passes": ("passed", 1),
+        "quick/flaky": ("flaky", 2),
+        "quick/fails": ("failed", 2),
+        "quick/in-pytest": ("passed", 1),
+        "panics": ("known", 1),
+        "restarts": ("passed", 1),
+    }
+    assert "1 of 6 tests failed" in ended.stderr
+    assert f"quick/fails on {IMAGE}: run.sh on main: exit 3: the reason" in ended.stderr
+    assert golden("clone", "list", "--json").json == []
+
+
+def test_a_guest_that_panics_fails_in_seconds(summary: tuple[Ended, Path]) -> None:
+    (panics,) = [it for it in summary[0].json["results"] if it["test"] == "panics"]
+    (outcome,) = panics["outcomes"]
+    assert outcome["cause"] == "panic"
+    assert "main: the kernel panicked after" in outcome["why"]
+    assert "sysrq triggered crash" in outcome["why"]
+    assert outcome["seconds"] - outcome["boot_s"] < 60
+
+
+def test_a_failure_leaves_a_bundle(summary: tuple[Ended, Path]) -> None:
+    results = summary[1]
+    bundle = results / IMAGE / "panics" / "run-1"
+    assert "Kernel panic" in (bundle / "boot/main-console.log").read_text()
+    assert "<domain" in (bundle / "install/main.xml").read_text()
+    assert "qemu-img create" in (bundle / "install/commands.sh").read_text()
+    assert (bundle / "install/golden-test.toml").read_text() == TESTS["panics"]
+    assert (bundle / "disks/main.qcow2").stat().st_size > 0
+    fails = results / IMAGE / "quick.fails" / "run-2"
+    assert "the reason" in (fails / "logs/1-run.sh-main.log").read_text()
+    assert "systemd" in (fails / "logs/main-journal.txt").read_text()
+    assert "rakudo-" in (fails / "install/main-packages.txt").read_text()
+    passed = results / IMAGE / "quick.passes" / "run-1"
+    assert (passed / "collect/main/answer").read_text() == "forty two\n"
+    assert sorted(path.name for path in passed.iterdir()) == ["boot", "collect", "logs"]
+
+
+def test_reports_are_merged(summary: tuple[Ended, Path]) -> None:
+    results = summary[1]
+    tap = (results / "merged.tap").read_text()
+    assert tap.splitlines()[0] == "1..6"
+    assert "# flaky: run 1: run.sh on main: exit 1: this is run 1" in tap
+    assert "- sandbox-bootstrapped panics # TODO https://bugs.example.org/1" in tap
+    (suite,) = JUnitXml.fromfile(str(results / "merged.xml"))
+    assert (suite.tests, suite.failures, suite.skipped) == (6, 1, 1)
+    (second,) = JUnitXml.fromfile(str(results / "run-2.xml"))
+    assert (second.tests, second.failures) == (2, 1)
