@@ -30,6 +30,10 @@ class PortTaken(ToolError):
     """Another process took the forwarded port between asking for a free one and QEMU's start. Ask for another."""
 
 
+class Vanished(ToolError):
+    """libvirt no longer knows the machine: somebody else removed it in the meantime."""
+
+
 class Domain:
     """One machine, running or only defined."""
 
@@ -156,12 +160,15 @@ class Connection:
         """Remove each domain that `is_left_over`, and return their names.
 
         For what a killed golden left. The caller holds the lock that proves no living golden owns them; it tells
-        them by their names or by `domain.read_label` of their XML.
+        them by their names or by `domain.read_label` of their XML. The machines of others may go while it looks.
         """
-        found = [domain for domain in self.domains() if is_left_over(domain)]
-        for domain in found:
-            domain.remove()
-        return [domain.name for domain in found]
+        removed = []
+        for domain in self.domains():
+            with contextlib.suppress(Vanished):
+                if is_left_over(domain):
+                    domain.remove()
+                    removed.append(domain.name)
+        return removed
 
     def versions(self) -> dict[str, str]:
         """Of libvirt's daemon and of the QEMU that it uses; "9.0.0"."""
@@ -225,8 +232,11 @@ def _asking(what: str) -> Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         message = error.get_error_message() or str(error)
-        # QEMU has no error code for it; the text is from net/slirp.c.
-        kind = PortTaken if "Could not set up host forwarding rule" in message else ToolError
+        kind: type[ToolError] = ToolError
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            kind = Vanished
+        elif "Could not set up host forwarding rule" in message:  # QEMU has no code for it; from its net/slirp.c
+            kind = PortTaken
         raise kind(f"could not {what}", details=[("libvirt", message)]) from error
 
 

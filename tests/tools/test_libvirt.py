@@ -212,6 +212,21 @@ def test_what_a_killed_golden_left_is_found_by_its_label(connection: Connection,
         domain.remove()
 
 
+def test_machines_of_others_may_vanish_while_it_is_looked_for_what_is_left(
+    connection: Connection, machine: Machine
+) -> None:
+    """As when two projects clean up at once: one is listed, and gone when its definition is read."""
+    domain = connection.define(domain_xml(machine))
+
+    def gone_by_now(known: Domain) -> bool:
+        if known.name == machine.name:
+            domain.remove()
+            return "nothing" in known.xml()
+        return False
+
+    assert connection.destroy_matching(gone_by_now) == []
+
+
 def test_versions_are_told(connection: Connection) -> None:
     versions = connection.versions()
     assert sorted(versions) == ["libvirt", "qemu"]

@@ -5,6 +5,7 @@ The DVD is kept between runs (GOLDEN_TEST_SANDBOX, by default below /var/tmp); a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -26,10 +27,19 @@ ALL = ["sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped", "sandbox-tools
 _MACHINE_TESTS = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The tests of the one chain stay together; where pytest-xdist runs several workers, one begins with these."""
     for item in items:
         if _MACHINE_TESTS in item.path.parents:
             item.add_marker(pytest.mark.vm)
+            if _needs_chain(item):
+                item.add_marker(pytest.mark.xdist_group("chain"))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not _needs_chain(item))
+
+
+def _needs_chain(item: pytest.Item) -> bool:
+    return "golden" in getattr(item, "fixturenames", ()) and _MACHINE_TESTS in item.path.parents
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,10 @@ def bare(shared_path: Path) -> Golden:
     """A project with its DVD; nothing is built."""
     folder = Path(os.environ.get("GOLDEN_TEST_SANDBOX") or "/var/tmp/golden-test-sandbox")
     golden = Golden(file=folder / "golden.toml", state=shared_path / "state")
-    golden("sandbox", "create", folder)
+    # Workers of one run share the DVD.
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        golden("sandbox", "create", folder)
     return golden
 
 
