@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn
@@ -101,6 +102,31 @@ def query(
         output = "\n".join((stderr or stdout).decode(errors="replace").splitlines()[-TAIL_LINES:])
         _fail(argv, why=why, status=status, timeout_s=timeout_s, output=output, log=None)
     return stdout.decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program said and how it ended. status: None when the limit came first."""
+
+    status: int | None
+    stdout: str
+    stderr: str
+
+
+def ask(argv: Argv, *, why: str, timeout_s: float) -> Answer:
+    """Run one outside program whose status is an answer and no error; nothing is raised for it.
+
+    timeout_s: seconds. Raises HostError if the program is missing.
+    """
+    with _started(
+        _resolved(argv, why=why), why=why, out=subprocess.PIPE, err=subprocess.PIPE, env=None, cwd=None
+    ) as child:
+        try:
+            stdout, stderr = child.communicate(timeout=timeout_s)
+            status: int | None = child.returncode
+        except subprocess.TimeoutExpired as late:
+            stdout, stderr, status = late.stdout or b"", late.stderr or b"", None
+    return Answer(status, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
 def become(argv: Argv, *, why: str) -> NoReturn:

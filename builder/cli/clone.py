@@ -1,47 +1,40 @@
-"""`golden clone …`: throw-away machines made from images."""
+"""`golden clone …`: throw-away machines made from images. Made, started and removed here; used in clone_use."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import click
-from click.shell_completion import CompletionItem
 
 from builder import clones, preflight, run
-from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
-from builder.errors import ConfigError, HostError
-from builder.store import Store, default_state
-from builder.tools import libvirt, ssh
-from builder.units import MIB, format_seconds, parse_size
-
-
-def _complete_name(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    state = context.find_root().params.get("state") or default_state()
-    return [CompletionItem(name) for name in clones.names(state) if name.startswith(begun)]
-
-
-def _complete_image(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    images = context.params.get("installed") or clones.INSTALLED_IMAGES
-    return [CompletionItem(n) for n in clones.image_names(images=images, builds=None) if n.startswith(begun)]
-
-
-def _parse_memory(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
-    """Mebibytes."""
-    try:
-        return None if text is None else parse_size(text) // MIB or 1
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-_name = click.argument("name", shell_complete=_complete_name)
-_key = click.option(
-    "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
-    help="Private SSH key that the image lets in.  [default: the project's]",
+from builder.cli.clone_options import (
+    capacity,
+    capacity_options,
+    complete_image,
+    cpus_option,
+    key_option,
+    memory_option,
+    owner,
+    parse_forwards,
+    parse_nics,
+    parse_sizes,
+    project_key,
+    some_names,
 )
+from builder.cli.clone_use import check, console, cp, exec_, logs, repair, revert, snapshot, ssh_
+from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
+from builder.clones import collection, warm
+from builder.errors import ConfigError
+from builder.model import Firmware
+from builder.store import Store
+from builder.tools import libvirt, ssh
+from builder.tools.domain import Forward, Nic
+from builder.units import format_bytes, format_seconds
+
+_STOP_TIMEOUT_S = 60.0
 
 
 @click.group()
@@ -53,79 +46,172 @@ def clone() -> None:
     epilog=examples(
         "golden clone create web1 --image rocky9-bootstrapped",
         "golden clone create web2 --image rocky9-bootstrapped@20261121.1 --memory '4 GiB' --cpus 4",
+        "golden clone create --image rocky9-bootstrapped --count 70 --no-start     # rocky9-bootstrapped-1, -2, …",
+        "golden clone create db1 db2 --image rocky9-db --disk '10 GiB' --forward 15432:5432 --wait-memory '10 min'",
+        "golden clone create r1 --image rocky9-base --network user --network bridge=virbr0",
         "golden clone create web4 --image rocky9-bootstrapped --prefer flat",
         "golden clone create web3 --image rocky9-bootstrapped --key ~/.ssh/ci --json | jq -r .ssh",
     )
 )
-@click.argument("name")
-@click.option(
-    "--image", required=True, metavar="IMAGE[@VERSION]", shell_complete=_complete_image, help="What to clone."
-)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--image", required=True, metavar="IMAGE[@VERSION]", shell_complete=complete_image, help="What to clone.")
+@click.option("--count", type=click.IntRange(min=1), help="So many; they are numbered, after the NAME or the image.")
 @click.option(
     "--prefer",
     type=click.Choice(["chain", "flat"]),
     help="Which form, where the image is there in both.  [default: prefer in [project] of golden.toml, or chain]",
 )
 @images_option
+@memory_option
+@cpus_option
+@click.option("--firmware", type=click.Choice(["bios", "uefi"]), help="[default: the image's]")
 @click.option(
-    "--memory", "memory_mib", callback=_parse_memory, metavar="SIZE", help="As '2 GiB'.  [default: the image's]"
+    "--network",
+    "nics",
+    multiple=True,
+    callback=parse_nics,
+    metavar="user|network=NAME|bridge=NAME",
+    help="A network card; several make several, in this order.  [default: user]",
 )
-@click.option("--cpus", type=click.IntRange(min=1), help="[default: the image's]")
-@_key
+@click.option(
+    "--forward",
+    "forwards",
+    multiple=True,
+    callback=parse_forwards,
+    metavar="[HOST:]GUEST[/udp]",
+    help="Lead a port of this host's loopback to the guest's; SSH always is.",
+)
+@click.option("--disk", "disks", multiple=True, callback=parse_sizes, metavar="SIZE", help="An extra, empty disk.")
+@click.option("--seed", "has_seed", is_flag=True, help="Attach a cloud-init NoCloud seed with the name and the key.")
+@click.option(
+    "--user-data",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The seed's user-data instead of golden's.",
+)
+@key_option
+@click.option(
+    "--own-key", is_flag=True, help="A key pair for this clone alone, which the guest's systemd (252) lets in."
+)
+@click.option("--no-start", is_flag=True, help="Only make it; golden clone start switches it on.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until the clone answers on SSH.")
+@click.option(
+    "--warm/--cold",
+    "is_warm",
+    default=None,
+    envvar="GOLDEN_WARM",
+    help="Save the image's memory first if that was not done / boot, whatever is saved.  [default: use what is saved]",
+)
 @click.option("--verify", is_flag=True, help="Read all image files again, also those that do not seem to have changed.")
+@click.option("--keep", is_flag=True, help="No owner: golden clone gc never takes it.")
+@click.option("--owner", "owner_pid", type=int, metavar="PID", help="For whom it is.  [default: this session's leader]")
+@capacity_options
 @json_option
 @pass_session
 def create(
     session: Session,
-    name: str,
+    names: tuple[str, ...],
     image: str,
+    count: int | None,
     prefer: Literal["chain", "flat"] | None,
     installed: Path,
     memory_mib: int | None,
     cpus: int | None,
+    firmware: Firmware | None,
+    nics: tuple[Nic, ...],
+    forwards: tuple[Forward, ...],
+    disks: tuple[int, ...],
+    has_seed: bool,
+    user_data: Path | None,
     key: Path | None,
+    own_key: bool,
+    no_start: bool,
     no_wait: bool,
+    is_warm: bool | None,
     verify: bool,
+    keep: bool,
+    owner_pid: int | None,
+    host_mib: int | None,
+    wait_s: float,
     as_json: bool,
 ) -> None:
-    """Make a clone of an image, start it, and wait until it answers on SSH.
+    """Make clones of an image, start them, and wait until they answer on SSH.
 
     The image is the installed one; where none is installed, it is the newest build of the project. If anything
-    fails, nothing of the clone is left.
+    fails, nothing of the clones is left. A clone is its owner's: when that process is gone, golden clone gc removes it.
     """
-    image_name, _, version = image.partition("@")
-    key = key or _project_key(session)
-    if key is None and not no_wait:
+    key = key or project_key(session)
+    if key is None and not (no_wait or no_start or own_key):
         raise ConfigError("waiting for SSH needs a key, and there is no project that has one", try_next="--key FILE")
-    prefer = prefer or (session.project.prefer if session.has_project else "chain")
-    source = _locate(session, image_name, version or None, images=installed.absolute(), is_flat=prefer == "flat")
+    source = _source(session, image, prefer, installed)
     accelerator = session.accelerator()
-    order = clones.Order(
-        name=name,
-        source=source,
-        memory_mib=memory_mib or source.build.memory_mib,
-        cpus=cpus or source.build.cpus,
-        accelerator=accelerator.kind_for(source.build.arch),
-        key=key,
-    )
-    with libvirt.connect() as connection:
-        preflight.need_reach(session.state, connection)
-        preflight.need_reach(source.file.parent, connection)
-        lease, boot_s = clones.create(
-            order,
-            state=session.state,
-            connection=connection,
-            reporter=session.reporter,
-            is_full=verify,
-            boot_timeout_s=None if no_wait else clones.BOOT_TIMEOUT_S * accelerator.time_factor,
+    taken = clones.names(session.state)
+    orders = [
+        clones.Order(
+            name=name,
+            source=source,
+            memory_mib=memory_mib or source.build.memory_mib,
+            cpus=cpus or source.build.cpus,
+            accelerator=accelerator.kind_for(source.build.arch),
+            key=key,
+            has_own_key=own_key,
+            firmware=firmware,
+            nics=nics,
+            forwards=forwards,
+            extra_disks=disks,
+            has_seed=has_seed or user_data is not None,
+            user_data=user_data.read_text(encoding="utf-8") if user_data else None,
+            owner=owner(owner_pid, is_kept=keep),
         )
+        for name in clones.numbered(names, image=image.partition("@")[0], count=count, taken=taken)
+    ]
+    boot_s = clones.BOOT_TIMEOUT_S * accelerator.time_factor
+    limit = capacity(host_mib, wait_s)
+    with _reaching(session, source) as connection:
+        seconds: Sequence[float | None] = [None] * len(orders)
+        if no_start:
+            made = clones.make(
+                orders, state=session.state, connection=connection, reporter=session.reporter, is_full=verify
+            )
+        else:
+            if is_warm:
+                warm.prepare(
+                    orders[0],
+                    state=session.state,
+                    connection=connection,
+                    reporter=session.reporter,
+                    boot_timeout_s=boot_s,
+                    capacity=limit,
+                )
+            made, seconds = clones.create_all(
+                orders,
+                state=session.state,
+                connection=connection,
+                reporter=session.reporter,
+                is_full=verify,
+                boot_timeout_s=None if no_wait else boot_s,
+                capacity=limit,
+                is_cold=is_warm is False,
+            )
+    _print_made(made, source, seconds, state="off" if no_start else "running", as_json=as_json)
+
+
+def _print_made(
+    made: Sequence[clones.Lease], source: clones.Source, seconds: Sequence[float | None], *, state: str, as_json: bool
+) -> None:
     if as_json:
-        print_json(_facts(lease) | {"origin": source.origin, "boot_s": boot_s and round(boot_s, 2), "state": "running"})
+        facts = [
+            _facts(lease) | {"origin": source.origin, "boot_s": boot_s and round(boot_s, 2), "state": state}
+            for lease, boot_s in zip(made, seconds, strict=True)
+        ]
+        # One clone is an object, as ever; several are a list.
+        print_json(facts[0] if len(facts) == 1 else facts)
         return
-    click.echo(f"{name}: {source.build.stem}, the {source.origin} image {source.file}")
-    click.echo(f"booted in {format_seconds(boot_s)}" if boot_s else "started; not waited for")
-    click.echo(f"try: golden clone ssh {name}")
+    for lease, boot_s in zip(made, seconds, strict=True):
+        click.echo(f"{lease.name}: {source.build.stem}, the {source.origin} image {source.file}")
+        how = "went on from memory" if lease.warm else "booted"
+        click.echo(f"{how} in {format_seconds(boot_s)}" if boot_s else f"{state}; not waited for")
+    verb = "start" if state == "off" else "ssh"
+    click.echo(f"try: golden clone {verb} {made[0].name}")
 
 
 @clone.command(name="list", epilog=examples("golden clone list", "golden clone list --json | jq -r '.[].name'"))
@@ -133,57 +219,84 @@ def create(
 @pass_session
 def list_(session: Session, as_json: bool) -> None:
     """List the clones of this machine."""
-    found = [(lease, _state(lease)) for lease in clones.leases(session.state)]
+    found = list(clones.leases(session.state))
+    states = _states(found)
     if as_json:
-        print_json([_facts(lease) | {"state": state} for lease, state in found])
+        print_json([_facts(lease) | {"state": states[lease.name]} for lease in found])
         return
     print_table(
-        ["NAME", "STATE", "IMAGE", "VERSION", "SSH PORT", "MADE"],
-        [[c.name, state, c.image.image, c.image.version, str(c.ssh_port), c.made] for c, state in found],
+        ["NAME", "STATE", "IMAGE", "VERSION", "SSH PORT", "OWNER", "MADE"],
+        [
+            [c.name, states[c.name], c.image.image, c.image.version, str(c.ssh_port), _owner_text(c), c.made]
+            for c in found
+        ],
         empty="no clones",
     )
 
 
-@clone.command(
-    name="ssh",
-    epilog=examples(
-        "golden clone ssh web1",
-        "golden clone ssh web1 -- uname -a",
-        "golden clone ssh web1 -- 'journalctl -b | tail'    # one word: a line for the guest's shell",
-    ),
-)
-@_name
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@_key
-@pass_session
-def ssh_(session: Session, name: str, command: tuple[str, ...], key: Path | None) -> None:
-    """Log in to a clone, or run a command there and end with its exit status."""
-    lease = clones.find(session.state, name)
-    key = key or lease.key or _project_key(session)
-    if key is None:
-        raise ConfigError(f"no key for '{name}' is known", try_next="--key FILE")
-    _need_running(lease)
-    words = ("sh", "-c", *command) if len(command) == 1 else command
-    run.become(ssh.command(ssh.Target(port=lease.ssh_port, key=key), *words), why=f"log in to {name}")
+def _owner_text(lease: clones.Lease) -> str:
+    if lease.owner is None:
+        return "kept"
+    return f"{lease.owner.pid} (dead)" if lease.is_orphaned else str(lease.owner.pid)
 
 
-@clone.command(
-    epilog=examples(
-        "golden clone console web1          # leave with Ctrl-]", "golden clone console web1 --log | less -R"
-    )
-)
-@_name
-@click.option("--log", is_flag=True, help="Print what the console has said so far.")
+@clone.command(epilog=examples("golden clone start web1", "golden clone start web1 web2 --no-wait"))
+@some_names
+@click.option("--no-wait", is_flag=True, help="Do not wait until they answer on SSH.")
+@click.option("--cold", "is_cold", is_flag=True, help="Boot, whatever memory is saved.")
+@capacity_options
+@json_option
 @pass_session
-def console(session: Session, name: str, log: bool) -> None:
-    """Open a clone's serial console, or print its log."""
-    lease = clones.find(session.state, name)
-    if log:
-        path = clones.console_log(session.state, name)
-        sys.stdout.buffer.write(path.read_bytes() if path.exists() else b"")
+def start(
+    session: Session,
+    names: tuple[str, ...],
+    no_wait: bool,
+    is_cold: bool,
+    host_mib: int | None,
+    wait_s: float,
+    as_json: bool,
+) -> None:
+    """Switch clones on, and wait until they answer on SSH. One that is on stays as it is."""
+    limit = capacity(host_mib, wait_s)
+    boot_s = clones.BOOT_TIMEOUT_S * session.accelerator().time_factor
+    wanted = [clones.find(session.state, name) for name in names]
+    with contextlib.ExitStack() as stack:
+        at = {uri: stack.enter_context(libvirt.connect(uri)) for uri in {lease.uri for lease in wanted}}
+        on = [
+            clones.start(
+                lease.name,
+                state=session.state,
+                connection=at[lease.uri],
+                reporter=session.reporter,
+                capacity=limit,
+                is_cold=is_cold,
+            )
+            for lease in wanted
+        ]
+        for lease in on:
+            if not no_wait:
+                with session.reporter.step(f"boot {lease.name}") as step:
+                    clones.wait(lease, state=session.state, connection=at[lease.uri], timeout_s=boot_s, note=step.note)
+    if as_json:
+        print_json([_facts(lease) | {"state": "running"} for lease in on])
         return
-    _need_running(lease)
-    run.become(["virsh", "-c", lease.uri, "console", lease.domain_name], why=f"open the console of {name}")
+    for lease in on:
+        click.echo(f"{lease.name}: running")
+
+
+@clone.command(epilog=examples("golden clone stop web1", "golden clone stop --force web1 web2"))
+@some_names
+@click.option("--force", is_flag=True, help="Pull the plug instead of pressing the power button.")
+@json_option
+@pass_session
+def stop(session: Session, names: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Switch clones off; their disks stay, and start brings them back."""
+    limit_s = _STOP_TIMEOUT_S * session.accelerator().time_factor
+    for lease in [clones.find(session.state, name) for name in names]:
+        with libvirt.connect(lease.uri) as connection, session.reporter.step(f"stop {lease.name}"):
+            clones.stop(lease.name, state=session.state, connection=connection, timeout_s=limit_s, is_forced=force)
+    if as_json:
+        print_json({"stopped": list(names)})
 
 
 @clone.command(
@@ -191,7 +304,7 @@ def console(session: Session, name: str, log: bool) -> None:
         "golden clone destroy web1 web2", "golden clone destroy $(golden clone list --json | jq -r '.[].name')"
     )
 )
-@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=_complete_name)
+@some_names
 @json_option
 @pass_session
 def destroy(session: Session, names: tuple[str, ...], as_json: bool) -> None:
@@ -204,6 +317,112 @@ def destroy(session: Session, names: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"{name}: destroyed")
     if as_json:
         print_json({"destroyed": list(uris)})
+
+
+@clone.command(
+    epilog=examples("golden clone gc --dry-run", "golden clone gc", "golden clone gc --memory    # saved memory, too")
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--memory", "with_memory", is_flag=True, help="Saved memory of warm starts that no clone stands on, too.")
+@json_option
+@pass_session
+def gc(session: Session, dry_run: bool, with_memory: bool, as_json: bool) -> None:
+    """Remove clones whose owner is dead, and what a golden that was killed left behind."""
+    with libvirt.connect() as connection:
+        found = collection.collect(
+            session.state,
+            connection=connection,
+            is_dry=dry_run,
+            note=session.reporter.note,
+            with_memory=with_memory,
+        )
+    if as_json:
+        print_json([garbage.model_dump() for garbage in found])
+        return
+    print_table(
+        ["WHAT", "NAME", "WHY", "SIZE"],
+        [[it.kind, it.name, it.reason, format_bytes(it.size_bytes)] for it in found],
+        empty="nothing to remove",
+    )
+
+
+@clone.command(
+    name="warm",
+    epilog=examples(
+        "golden clone warm rocky9-bootstrapped",
+        "golden clone warm rocky9-bootstrapped --memory '4 GiB' --cpus 4    # for clones with just as much",
+    ),
+)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.option("--prefer", type=click.Choice(["chain", "flat"]), help="As in golden clone create.")
+@images_option
+@memory_option
+@cpus_option
+@key_option
+@click.option("--renew", is_flag=True, help="Make it anew, though there is one that fits.")
+@capacity_options
+@json_option
+@pass_session
+def warm_(
+    session: Session,
+    image: str,
+    prefer: Literal["chain", "flat"] | None,
+    installed: Path,
+    memory_mib: int | None,
+    cpus: int | None,
+    key: Path | None,
+    renew: bool,
+    host_mib: int | None,
+    wait_s: float,
+    as_json: bool,
+) -> None:
+    """Boot an image once and save its memory: clones of it then go on from there instead of booting.
+
+    It fits clones with the same memory and CPUs, on this host with its QEMU and kernel; others boot.
+    """
+    source, accelerator = _source(session, image, prefer, installed), session.accelerator()
+    order = clones.Order(
+        name="warm",
+        source=source,
+        memory_mib=memory_mib or source.build.memory_mib,
+        cpus=cpus or source.build.cpus,
+        accelerator=accelerator.kind_for(source.build.arch),
+        key=key or project_key(session),
+    )
+    with _reaching(session, source) as connection:
+        memory, is_new = warm.prepare(
+            order,
+            state=session.state,
+            connection=connection,
+            reporter=session.reporter,
+            boot_timeout_s=clones.BOOT_TIMEOUT_S * accelerator.time_factor,
+            capacity=capacity(host_mib, wait_s),
+            is_renewed=renew,
+        )
+    if as_json:
+        print_json(memory.model_dump(mode="json") | {"is_new": is_new})
+        return
+    state = "saved" if is_new else "saved already"
+    click.echo(f"{source.build.stem}: {state}, {format_bytes(memory.size_bytes)}; it booted in {memory.cold_s:.1f} s")
+
+
+for command in (ssh_, console, cp, exec_, logs, snapshot, revert, check, repair):
+    clone.add_command(command)
+
+
+@contextlib.contextmanager
+def _reaching(session: Session, source: clones.Source) -> Iterator[libvirt.Connection]:
+    """A connection to a libvirt whose QEMU can read what it has to."""
+    with libvirt.connect() as connection:
+        preflight.need_reach(session.state, connection)
+        preflight.need_reach(source.file.parent, connection)
+        yield connection
+
+
+def _source(session: Session, image: str, prefer: Literal["chain", "flat"] | None, installed: Path) -> clones.Source:
+    name, _, version = image.partition("@")
+    prefer = prefer or (session.project.prefer if session.has_project else "chain")
+    return _locate(session, name, version or None, images=installed.absolute(), is_flat=prefer == "flat")
 
 
 def _locate(session: Session, image: str, version: str | None, *, images: Path, is_flat: bool) -> clones.Source:
@@ -228,27 +447,22 @@ def _store(session: Session) -> Store | None:
     return session.store if session.has_project else None
 
 
-def _project_key(session: Session) -> Path | None:
-    return session.project.ssh_key if session.has_project else None
-
-
-def _state(lease: clones.Lease) -> str:
-    with libvirt.connect(lease.uri) as connection:
-        return "running" if clones.is_running(lease, connection) else "off"
-
-
-def _need_running(lease: clones.Lease) -> None:
-    if _state(lease) != "running":
-        raise HostError(
-            f"the clone '{lease.name}' is off",
-            try_next=f"golden clone console {lease.name} --log, to see why; then golden clone destroy {lease.name}",
-        )
+def _states(leases: Sequence[clones.Lease]) -> dict[str, str]:
+    """One connection for all clones of a libvirt."""
+    states = {}
+    for uri in {lease.uri for lease in leases}:
+        with libvirt.connect(uri) as connection:
+            for lease in leases:
+                if lease.uri == uri:
+                    states[lease.name] = "running" if clones.is_running(lease, connection) else "off"
+    return states
 
 
 def _facts(lease: clones.Lease) -> dict[str, object]:
-    """A clone for programs. ssh: a command that can be pasted."""
-    facts: dict[str, object] = lease.model_dump(mode="json", exclude={"format", "image"})
-    target = ssh.Target(port=lease.ssh_port, key=lease.key) if lease.key else None
+    """A clone for programs. ssh: a command that can be pasted, where the address is known without asking the guest."""
+    facts: dict[str, object] = lease.model_dump(mode="json", exclude={"format", "image", "pins"})
+    can_tell = lease.key and lease.is_in_user_mode
+    target = ssh.Target(port=lease.ssh_port, key=lease.key) if lease.key and can_tell else None
     return facts | {
         "image": lease.image.image,
         "version": lease.image.version,

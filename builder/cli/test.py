@@ -10,6 +10,7 @@ from typing import cast, get_args
 
 import click
 
+from builder import clones
 from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
 from builder.errors import VerifyError
 from builder.harness import declaration, schedule, suite
@@ -124,7 +125,7 @@ def test(
             folder=place,
             retries=retries,
             most=jobs or os.cpu_count() or 1,
-            memory_mib=schedule.host_memory_mib(),
+            memory_mib=clones.host_capacity().total_mib,
             stop=stop,
             note=session.reporter.note,
         )

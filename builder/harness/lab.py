@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder import clones, config, preflight
+from builder.clones.memory import declared
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
 from builder.harness.guest import Address, Guest
@@ -22,13 +23,22 @@ from builder.tools.console import FATAL, Console, Patterns
 
 _numbers = itertools.count(1)
 
+# How long a test waits for the machines of others to go; and for one that took the room in the last moment.
+_MEMORY_WAIT_S = 1800.0
+_START_WAIT_S = 30.0
+
 
 class Wanted(Frozen):
-    """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says."""
+    """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says.
+
+    extra_disks: sizes in bytes. is_cold: boot it, whatever memory is saved.
+    """
 
     image: str
     memory_mib: int | None = None
     cpus: int | None = None
+    extra_disks: tuple[int, ...] = ()
+    is_cold: bool = False
 
 
 class Lab:
@@ -70,20 +80,27 @@ class Lab:
         boot_timeout_s: float | None = None,
         fatal: Patterns = FATAL,
         is_stopped: Callable[[], bool] = lambda: False,
+        before_start: Callable[[Path], None] = lambda _: None,
         on_start: Callable[[Mapping[str, Guest]], None] = lambda _: None,
         on_failure: Callable[[Mapping[str, Guest], GoldenError], None] = lambda _guests, _error: None,
     ) -> Iterator[dict[str, Guest]]:
         """Machines by their roles that answer inside the block and are gone after it, however it ends.
 
         They boot at the same time. boot_timeout_s: with KVM; multiplied where there is none. fatal: console lines
-        after which waiting is no use. is_stopped: whether to give up waiting. on_start: told of the machines as soon
+        after which waiting is no use. is_stopped: whether to give up waiting. before_start:
+        told of a machine's folder, with its disks, before it is on. on_start: told of the machines as soon
         as they are on; on_failure: of a boot that failed, while what is left of them is still there.
         Raises ConfigError, HostError, ToolError or VerifyError.
         """
         limit_s = (boot_timeout_s or clones.BOOT_TIMEOUT_S) * self.accelerator.time_factor
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(libvirt.connect())
-            guests = {role: stack.enter_context(self._made(role, one, connection)) for role, one in wanted.items()}
+            guests = {
+                role: stack.enter_context(
+                    self._made(role, one, connection, is_stopped=is_stopped, before_start=before_start)
+                )
+                for role, one in wanted.items()
+            }
             on_start(guests)
             try:
                 with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
@@ -99,7 +116,15 @@ class Lab:
             yield guests
 
     @contextlib.contextmanager
-    def _made(self, role: str, wanted: Wanted, connection: libvirt.Connection) -> Iterator[Guest]:
+    def _made(
+        self,
+        role: str,
+        wanted: Wanted,
+        connection: libvirt.Connection,
+        *,
+        is_stopped: Callable[[], bool],
+        before_start: Callable[[Path], None],
+    ) -> Iterator[Guest]:
         """One machine, started and not waited for."""
         source = self.source(wanted.image)
         preflight.need_reach(self.state, connection)
@@ -116,16 +141,22 @@ class Lab:
             cpus=wanted.cpus or source.build.cpus,
             accelerator=self.accelerator.kind_for(source.build.arch),
             key=self.key,
+            extra_disks=wanted.extra_disks,
+            owner=clones.this_process(),
         )
-        lease, _ = clones.create(
-            order,
-            state=self.state,
-            connection=connection,
-            reporter=self.reporter,
-            is_full=False,
-            boot_timeout_s=None,
-        )
+        (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
         try:
+            before_start(clones.directory(self.state, made.name))
+            self._wait_for_memory(order, is_stopped)
+            lease = clones.start(
+                made.name,
+                state=self.state,
+                connection=connection,
+                reporter=self.reporter,
+                capacity=clones.host_capacity(wait_s=_START_WAIT_S),
+                # What is written into the overlay is not in any memory that was saved.
+                is_cold=wanted.is_cold,
+            )
             yield Guest(
                 Address(
                     name=role,
@@ -138,7 +169,16 @@ class Lab:
             )
         finally:
             with contextlib.suppress(ConfigError):  # somebody else destroyed it
-                clones.destroy(lease.name, state=self.state, connection=connection)
+                clones.destroy(made.name, state=self.state, connection=connection)
+
+    def _wait_for_memory(self, order: clones.Order, is_stopped: Callable[[], bool]) -> None:
+        """Until the machines of others leave room, or nobody waits any more; the start itself has the last word."""
+        total = clones.host_capacity().total_mib
+        end = time.monotonic() + _MEMORY_WAIT_S
+        while order.memory_mib <= total and time.monotonic() < end and not is_stopped():
+            if sum(declared().values()) + order.memory_mib <= total:
+                return
+            time.sleep(1)
 
 
 def open_lab(

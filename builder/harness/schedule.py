@@ -5,15 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 
 from builder.errors import HostError
 from builder.frozen import Frozen
 from builder.harness.declaration import Test
 from builder.harness.outcome import Outcome
-
-# For the host itself, and for what QEMU needs beside its guest's memory.
-_RESERVE_MIB = 512
 
 
 class Job(Frozen):
@@ -33,13 +29,6 @@ class Job(Frozen):
 Execute = Callable[[Job], list[Outcome]]
 
 
-def host_memory_mib() -> int:
-    """What is there for machines now. Source: proc_meminfo(5), MemAvailable, in KiB."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // 1024
-    return max(0, available - _RESERVE_MIB)
-
-
 def run_all(
     jobs: Sequence[Job], execute: Execute, *, most: int, memory_mib: int, stop: threading.Event
 ) -> list[Outcome]:
@@ -51,8 +40,8 @@ def run_all(
     for job in jobs:
         if job.memory_mib > memory_mib:
             raise HostError(
-                f"there is no memory for {job.name}: {job.memory_mib} MiB are needed, {memory_mib} MiB are free",
-                try_next="memory in its declaration, or fewer other programs on this host",
+                f"there is no memory for {job.name}: {job.memory_mib} MiB are needed, {memory_mib} MiB are there",
+                try_next="memory in its declaration, or a bigger host",
             )
     waiting = list(jobs)
     running: dict[Future[list[Outcome]], Job] = {}

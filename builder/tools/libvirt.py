@@ -68,6 +68,32 @@ class Domain:
         with _asking(f"start the machine '{self.name}'"):
             self._handle.create()
 
+    def save(self, file: Path) -> None:
+        """Write the machine's memory to `file` and end it; its disks stay as they are at that moment.
+
+        What is in the file goes on with `Connection.restore`, over those disks. Raises ToolError.
+        """
+        with _asking(f"save the memory of '{self.name}'"):
+            self._handle.save(str(file))
+
+    def shut_down(self) -> None:
+        """Ask the guest to switch itself off, by its power button. Nothing happens if it is off."""
+        with _asking(f"shut down the machine '{self.name}'"), _unless(libvirt.VIR_ERR_OPERATION_INVALID):
+            self._handle.shutdown()
+
+    def addresses(self) -> list[str]:
+        """IPv4 addresses of the guest's cards, as libvirt's DHCP server or the host's neighbours know them."""
+        found: list[str] = []
+        for source in (
+            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+        ):
+            with _asking(f"ask for the addresses of '{self.name}'"):
+                cards = self._handle.interfaceAddresses(source)
+            for card in cards.values():
+                found += [one["addr"] for one in card["addrs"] or () if one["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4]
+        return list(dict.fromkeys(found))
+
     def end_on_reboot(self) -> None:
         """From now on a guest that restarts is switched off instead; QEMU's -no-reboot, for a machine that runs."""
         with _asking(f"forbid '{self.name}' to restart"):
@@ -145,6 +171,11 @@ class Connection:
         """Make libvirt know a machine, switched off. Raises ToolError, also if another has its name."""
         with _asking("define a machine"):
             return Domain(self._handle.defineXMLFlags(domain_xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
+
+    def restore(self, file: Path) -> None:
+        """Let a machine go on whose memory `Domain.save` wrote. Raises PortTaken or ToolError."""
+        with _asking("start a machine from its memory"):
+            self._handle.restore(str(file))
 
     def find(self, name: str) -> Domain | None:
         with _asking(f"look for the domain '{name}'"), _unless(libvirt.VIR_ERR_NO_DOMAIN):

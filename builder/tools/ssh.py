@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder import run
@@ -41,7 +41,15 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
     No user's configuration and no known hosts: the machine behind a forwarded port is another one each time, and
     was made here. The words are quoted, as sshd hands one line to the user's shell.
     """
-    argv: list[str | Path] = ["ssh", "-F", "/dev/null", "-p", str(target.port), "-i", target.key]
+    argv: list[str | Path] = ["ssh", "-F", "/dev/null", "-p", str(target.port), "-i", target.key, *_options()]
+    if tty:
+        argv.append("-t")
+    argv += ["-l", target.user, target.host]
+    return [*argv, "--", shlex.join(remote)] if remote else argv
+
+
+def _options() -> list[str]:
+    words = []
     for option in (
         "BatchMode=yes",
         "IdentitiesOnly=yes",
@@ -52,11 +60,29 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
         "ServerAliveCountMax=8",
         "LogLevel=ERROR",
     ):
-        argv += ["-o", option]
-    if tty:
-        argv.append("-t")
-    argv += ["-l", target.user, target.host]
-    return [*argv, "--", shlex.join(remote)] if remote else argv
+        words += ["-o", option]
+    return words
+
+
+def copy_command(target: Target, sources: Sequence[str], destination: str, *, is_out: bool) -> list[str | Path]:
+    """The argv that copies files and folders, with their times and modes, into the guest or, is_out, out of it."""
+
+    def there(path: str) -> str:
+        return f"{target.user}@{target.host}:{path}"
+
+    argv: list[str | Path] = [
+        "scp",
+        "-F",
+        "/dev/null",
+        "-P",
+        str(target.port),
+        "-i",
+        target.key,
+        *_options(),
+        "-rp",
+        "--",
+    ]
+    return [*argv, *map(there, sources), destination] if is_out else [*argv, *sources, there(destination)]
 
 
 def run_script(

@@ -170,7 +170,7 @@ def test_a_small_job_goes_by_one_that_does_not_fit_yet() -> None:
 
 def test_a_job_that_never_fits_is_refused_before_anything_runs() -> None:
     machine = Machine()
-    with pytest.raises(HostError, match=r"no memory for big on img: 2000 MiB are needed, 1000 MiB are free"):
+    with pytest.raises(HostError, match=r"no memory for big on img: 2000 MiB are needed, 1000 MiB are there"):
         run([job("a"), job("big", memory_mib=2000)], machine)
     assert machine.began == []
 
