@@ -25,6 +25,7 @@ from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.package import package
 from builder.cli.publish import publish, repo
+from builder.cli.revive import revive
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.cli.test import test
@@ -161,3 +162,4 @@ for command in (
     test,
 ):
     golden.add_command(command)
+clone.add_command(revive)

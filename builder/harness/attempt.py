@@ -10,7 +10,7 @@ from pathlib import Path
 
 from builder.errors import GoldenError, ToolError
 from builder.frozen import Frozen
-from builder.harness import payload
+from builder.harness import disk_results, payload
 from builder.harness.declaration import Test
 from builder.harness.evidence import KINDS, Collector, Kind
 from builder.harness.guest import Guest
@@ -85,12 +85,18 @@ class _Attempt:
             test.name: Collector(place_of(folder, job, test), test, state=lab.state) for test in job.tests
         }
         self._outcomes: list[Outcome] = []
+        self._bundled: set[str] = set()
+        self._boot_error: GoldenError | None = None
         self._boot_s: float | None = None
 
     def carry_out(self) -> list[Outcome]:
         begin = time.monotonic()
         first = self._job.tests[0]
         try:
+            if first.results == "disk":
+                for test in self._job.tests:
+                    self._with_output_disk(test)
+                return self._outcomes
             with (
                 libvirt.connect() as connection,
                 self._lab.running(
@@ -105,7 +111,8 @@ class _Attempt:
                 self._boot_s = time.monotonic() - begin
                 self._on(guests, connection, begin)
         except GoldenError as error:
-            # Of a machine that did not boot there are outcomes already; what is said here is what could not be kept.
+            if error is self._boot_error:
+                return self._outcomes
             for collector in self._collectors.values():
                 text = "\n".join([error.what, *(f"{label}: {text}" for label, text in error.rows())])
                 (collector.place / "logs" / "golden.txt").write_text(f"{text}\n", encoding="utf-8")
@@ -134,18 +141,61 @@ class _Attempt:
                 break
         self._bundle(guests, connection)
 
+    def _with_output_disk(self, test: Test) -> None:
+        """A machine of its own, which switches itself off: tests of a suite cannot share it."""
+        begin = time.monotonic()
+        collector, role = self._collectors[test.name], test.main
+        context = self._context(test, limit_s=test.boot_s + test.run_s)
+        machines = {
+            name: one.model_copy(update={"extra_disks": (disk_results.DISK_BYTES,), "is_cold": True})
+            for name, one in wanted(test, self._job.image).items()
+        }
+        folders: list[Path] = []
+
+        def before_start(folder: Path) -> None:
+            folders.append(folder)
+            accelerator = self._lab.accelerator
+            is_kvm, factor = accelerator.kind == "kvm", accelerator.time_factor
+            disk_results.prepare(folder, context, role=role, is_kvm=is_kvm, time_factor=factor)
+
+        with (
+            libvirt.connect() as connection,
+            self._lab.running(
+                machines,
+                is_waited=False,
+                is_stopped=self._stop.is_set,
+                before_start=before_start,
+                on_start=lambda guests: collector.start(guests, connection),
+            ) as guests,
+        ):
+            failure: tuple[Cause, str] | None = None
+            # Waiting for memory and for libguestfs does not count.
+            context = self._context(test, limit_s=test.boot_s + test.run_s)
+            try:
+                disk_results.wait(context, Watch(guests, connection, fatal=self._fatal, stop=self._stop, may_end=True))
+                disk_results.collect(folders[0], context, role=role, install=collector.place / "install")
+            except (Lost, payload.Failed) as failed:
+                failure = failed.cause, failed.why
+            collector.finish(guests, is_dead=True)
+            self._add(test, failure, begin)
+            self._bundle(guests, connection)
+
+    def _context(self, test: Test, *, limit_s: float) -> payload.Context:
+        """limit_s: for all that it does, with KVM."""
+        factor, place = self._lab.accelerator.time_factor, self._collectors[test.name].place
+        return payload.Context(
+            test=test,
+            run=self._job.run,
+            deadline=time.monotonic() + limit_s * factor,
+            logs=place / "logs",
+            collect=place / "collect",
+            boot_limit_s=test.boot_s * factor,
+        )
+
     def _one(self, test: Test, guests: dict[str, Guest], watch: Watch) -> tuple[Cause, str] | None:
         """None if it passed, else why not."""
         factor = self._lab.accelerator.time_factor
-        collector = self._collectors[test.name]
-        context = payload.Context(
-            test=test,
-            run=self._job.run,
-            deadline=time.monotonic() + test.run_s * factor,
-            logs=collector.place / "logs",
-            collect=collector.place / "collect",
-            boot_limit_s=test.boot_s * factor,
-        )
+        context = self._context(test, limit_s=test.run_s)
         try:
             for guest in guests.values():
                 query(ssh.command(guest.target, "sh", "-c", HARDENING), why="prepare the guest", timeout_s=60 * factor)
@@ -161,6 +211,7 @@ class _Attempt:
     def _did_not_boot(
         self, guests: Mapping[str, Guest], error: GoldenError, connection: libvirt.Connection, begin: float
     ) -> None:
+        self._boot_error = error
         cause: Cause = "stopped" if self._stop.is_set() else "boot"
         for collector in self._collectors.values():
             collector.finish(guests, is_dead=True)
@@ -170,7 +221,9 @@ class _Attempt:
     def _bundle(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
         """Of each test that failed. The machines are switched off for their disks, so this comes last."""
         addresses = {name: guest.address for name, guest in guests.items()}
-        failed = [it for it in self._outcomes if not it.passed and it.cause != "stopped"]
+        mine = [it for it in self._outcomes if it.test not in self._bundled]
+        failed = [it for it in mine if not it.passed and it.cause != "stopped"]
+        self._bundled |= {it.test for it in mine}
         for outcome in failed:
             self._collectors[outcome.test].look_at_screens(addresses, connection)
         for outcome in failed:

@@ -33,6 +33,7 @@ Kind = Literal["boot", "install", "disks", "logs", "collect"]
 KINDS: tuple[Kind, ...] = ("boot", "install", "disks", "logs", "collect")
 
 _FILE = "bundle.json"
+_COPY_TIMEOUT_S = 600
 
 
 class Kept(Frozen):
@@ -134,8 +135,13 @@ class Collector:
             if domain is not None:
                 domain.destroy()
             disk = clones.directory(self._state, address.clone) / "disk.qcow2"
-            argv: run.Argv = ["cp", "--reflink=auto", "--sparse=always", disk, self.place / "disks" / f"{role}.qcow2"]
-            run.query(argv, why=f"keep the disk of {role}", timeout_s=600)
+            kept = self.place / "disks" / f"{role}.qcow2"
+            argv: run.Argv = ["cp", "--reflink=auto", "--sparse=always", disk, kept]
+            run.query(argv, why=f"keep the disk of {role}", timeout_s=_COPY_TIMEOUT_S)
+            lease = clones.find(self._state, address.clone)
+            if lease.warm:
+                # It stands on the disk that goes with a saved memory, which no other host has.
+                qemu_img.rebase(kept, lease.pins[1].path, is_safe=True, timeout_s=_COPY_TIMEOUT_S)
 
     def write_bundle(
         self, addresses: Mapping[str, Address], *, image: str, number: int, cause: Cause | None, why: str

@@ -78,6 +78,7 @@ class Lab:
         wanted: Mapping[str, Wanted],
         *,
         boot_timeout_s: float | None = None,
+        is_waited: bool = True,
         fatal: Patterns = FATAL,
         is_stopped: Callable[[], bool] = lambda: False,
         before_start: Callable[[Path], None] = lambda _: None,
@@ -86,7 +87,8 @@ class Lab:
     ) -> Iterator[dict[str, Guest]]:
         """Machines by their roles that answer inside the block and are gone after it, however it ends.
 
-        They boot at the same time. boot_timeout_s: with KVM; multiplied where there is none. fatal: console lines
+        They boot at the same time. boot_timeout_s: with KVM; multiplied where there is none. is_waited: whether
+        for an answer on SSH. fatal: console lines
         after which waiting is no use. is_stopped: whether to give up waiting. before_start:
         told of a machine's folder, with its disks, before it is on. on_start: told of the machines as soon
         as they are on; on_failure: of a boot that failed, while what is left of them is still there.
@@ -102,6 +104,9 @@ class Lab:
                 for role, one in wanted.items()
             }
             on_start(guests)
+            if not is_waited:
+                yield guests
+                return
             try:
                 with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
                     waits = [

@@ -62,6 +62,7 @@ TESTS = {
     "quick/fails": 'suite = "quick"\nscripts = ["run.sh"]\n',
     "quick/in-pytest": 'suite = "quick"\npytest = "test_it.py"\n',
     "panics": 'scripts = ["run.sh"]\nlimits = { run = "30 min" }\nbug = "https://bugs.example.org/1"\n',
+    "offline": 'results = "disk"\nscripts = ["run.sh", "more.sh"]\nenvironment = { ANSWER = "it\'s" }\n',
     "restarts": 'scripts = ["run.sh", "check.sh"]\nmay_reboot = true\n',
 }
 FILES = {
@@ -70,6 +71,8 @@ FILES = {
     "quick/fails/run.sh": "echo the reason >&2; exit 3\n",
     "quick/in-pytest/test_it.py": "def test_it(golden_clone):\n    assert golden_clone.host.user().name == 'root'\n",
     "panics/run.sh": "sync; echo c > /proc/sysrq-trigger; sleep 1000\n",
+    "offline/run.sh": 'systemctl is-active multi-user.target && echo "$ANSWER" > "$GOLDEN_RESULTS/answer"\n',
+    "offline/more.sh": "grep -q $GOLDEN_TEST /proc/self/environ; ip link set dev eth0 down || true\n",
     "restarts/run.sh": "cat /proc/sys/kernel/random/boot_id > /root/before; systemctl reboot; sleep 60\n",
     "restarts/check.sh": "! cmp -s /root/before /proc/sys/kernel/random/boot_id\n",
 }
@@ -97,9 +100,10 @@ def test_every_test_has_its_verdict(golden: Golden, summary: tuple[Ended, Path])
         "quick/fails": ("failed", 2),
         "quick/in-pytest": ("passed", 1),
         "panics": ("known", 1),
+        "offline": ("passed", 1),
         "restarts": ("passed", 1),
     }
-    assert "1 of 6 tests failed" in ended.stderr
+    assert "1 of 7 tests failed" in ended.stderr
     assert f"quick/fails on {IMAGE}: run.sh on main: exit 3: the reason" in ended.stderr
     assert golden("clone", "list", "--json").json == []
 
@@ -130,13 +134,33 @@ def test_a_failure_leaves_a_bundle(summary: tuple[Ended, Path]) -> None:
     assert sorted(path.name for path in passed.iterdir()) == ["boot", "collect", "logs"]
 
 
+def test_results_come_on_a_disk(summary: tuple[Ended, Path]) -> None:
+    place = summary[1] / IMAGE / "offline" / "run-1"
+    assert (place / "collect/main/answer").read_text() == "it's\n"
+    assert (place / "logs/1-run.sh-main.log").read_text() == "active\n"
+    assert "systemd" in (place / "logs/main-journal.txt").read_text()
+    assert "login:" in (place / "boot/main-console.log").read_text()
+
+
+@pytest.mark.usefixtures("no_clones_are_left")
+def test_a_bundle_is_opened_again(golden: Golden, summary: tuple[Ended, Path]) -> None:
+    bundle = summary[1] / IMAGE / "quick.fails" / "run-2"
+    (revived,) = golden("clone", "revive", bundle, "--json").json
+    try:
+        assert revived["why_not"] is None
+        said = golden("clone", "ssh", revived["name"], "--", "cat", "/var/tmp/golden-test-quick_fails/run.sh").stdout
+        assert said == FILES["quick/fails/run.sh"]
+    finally:
+        golden("clone", "destroy", revived["name"])
+
+
 def test_reports_are_merged(summary: tuple[Ended, Path]) -> None:
     results = summary[1]
     tap = (results / "merged.tap").read_text()
-    assert tap.splitlines()[0] == "1..6"
+    assert tap.splitlines()[0] == "1..7"
     assert "# flaky: run 1: run.sh on main: exit 1: this is run 1" in tap
     assert "- sandbox-bootstrapped panics # TODO https://bugs.example.org/1" in tap
     (suite,) = JUnitXml.fromfile(str(results / "merged.xml"))
-    assert (suite.tests, suite.failures, suite.skipped) == (6, 1, 1)
+    assert (suite.tests, suite.failures, suite.skipped) == (7, 1, 1)
     (second,) = JUnitXml.fromfile(str(results / "run-2.xml"))
     assert (second.tests, second.failures) == (2, 1)
