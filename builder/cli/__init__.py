@@ -21,6 +21,7 @@ from builder.cli.distributions import distributions
 from builder.cli.doctor import doctor
 from builder.cli.export import export
 from builder.cli.flatten import flatten
+from builder.cli.harness import harness
 from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.package import package
@@ -160,6 +161,7 @@ for command in (
     export,
     init,
     test,
+    harness,
 ):
     golden.add_command(command)
 clone.add_command(revive)
