@@ -1,7 +1,7 @@
 # The targets say what they cost on two cores without KVM.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test quick format
+.PHONY: help demo test quick reference format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -14,6 +14,9 @@ test: ## set up, then all tests (40 minutes)
 
 quick: ## the tests that start no whole guest (5 minutes)
 	./ci/test tests/unit tests/fake tests/tools
+
+reference: ## write docs/reference anew out of the code (seconds)
+	.venv/bin/python docs/reference/make.py
 
 format: ## format and fix what ruff can fix
 	.venv/bin/ruff format . && .venv/bin/ruff check --fix .

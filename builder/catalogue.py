@@ -63,6 +63,11 @@ def families() -> dict[str, dict[str, Any]]:
     return _tables()["family"]
 
 
+def bootstrapped(distribution: str) -> dict[str, list[str]] | None:
+    """`packages` and `resolves` of the image that Sparrowdo bootstraps; None where nobody has prepared one."""
+    return _tables()["bootstrapped"].get(distribution)
+
+
 def setup(raw: RawSetup, *, folder: Path) -> Setup:
     """What was said of a base. folder: what a relative path starts from."""
     return Setup(

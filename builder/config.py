@@ -21,12 +21,12 @@ from builder.catalogue import (
     setup,
 )
 from builder.config_messages import message
-from builder.config_steps import Parsed, parse_step
+from builder.config_steps import Parsed, guest_path, parse_step
 from builder.errors import ConfigError, Problem, did_you_mean
 from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Repository, Setup
 from builder.password import parse_hash
 from builder.sources import RawSource
-from builder.steps import Modules, RootPassword, Step
+from builder.steps import Modules, RootPassword, Sparrowdo, Step
 from builder.templates import shared
 from builder.toml_lines import key_lines, line_of
 from builder.units import MIB, parse_duration, parse_size
@@ -39,6 +39,7 @@ Lines = dict[tuple[str | int, ...], int]
 
 Size = Annotated[int, BeforeValidator(lambda value: parse_size(str(value)))]
 Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
+GuestPath = Annotated[str, BeforeValidator(guest_path)]
 Hash = Annotated[SecretStr, BeforeValidator(parse_hash)]
 
 
@@ -65,9 +66,11 @@ class _Distribution(RawSetup):
     kickstart_version: str
     osinfo: str
     source: RawSource | None = None
+    gpg_key: str | None = None
     arch: Architecture = "x86_64"
     kernel_arguments: str = ""
     openscap_addon: str | None = None
+    sparrowdo: bool = True
     selinux: Literal["enforcing", "permissive", "disabled"] = "enforcing"
     memory: Size
     cpus: Annotated[int, Field(ge=1)] = 2
@@ -81,6 +84,7 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    keeps_private_keys: list[GuestPath] = Field(default=[])
     stable: Literal["chain", "flat"] = "chain"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
 
@@ -141,10 +145,11 @@ class _Loader:
         images = self._images(raw_images, {*own, *distributions}, root_password_hash=project.root_password_hash)
         self._check_setups(images.values(), distributions)
         self._check_modules(images, distributions)
+        self._check_bootstraps(images, distributions)
         images |= self._flats(raw_images, images)
         images = private.marked(
             images,
-            names=private.touched(self.own, "image"),
+            names=private.touched(self.own, "image") | private.readers(images),
             distributions=private.heirs(
                 private.touched(self.own, "distribution"),
                 _overriding(own),
@@ -204,6 +209,10 @@ class _Loader:
         """own: the keys that golden.toml itself has for it."""
         for repository in raw.repositories:
             self._check_name(repository, ("distribution", name, "repositories", repository))
+        gpg_key = self.folder / raw.gpg_key if raw.gpg_key else None
+        if raw.source and raw.source.is_signed_by_makers and gpg_key is None:
+            what = f"golden knows no key of '{name}'; name the file with the makers' public key: gpg_key = \"…\""
+            self._problem(("distribution", name, "source"), what)
         said = setup(raw, folder=self.folder)
         distribution = Distribution(
             name=name,
@@ -211,10 +220,12 @@ class _Loader:
             kickstart=self._kickstart(name, raw.kickstart),
             kickstart_version=raw.kickstart_version,
             osinfo=raw.osinfo,
-            source=raw.source.resolved(self.folder, raw.arch) if raw.source else None,
+            source=raw.source.resolved(self.folder, raw.arch, gpg_key=gpg_key) if raw.source else None,
+            gpg_key=gpg_key,
             arch=raw.arch,
             kernel_arguments=kernel_arguments(raw.kernel_arguments, arch=raw.arch),
             openscap_addon=raw.openscap_addon or None,
+            sparrowdo=raw.sparrowdo,
             selinux=raw.selinux,
             memory_mib=raw.memory // MIB,
             cpus=raw.cpus,
@@ -284,6 +295,7 @@ class _Loader:
                 description=image.description,
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
+                keeps_private_keys=tuple(image.keeps_private_keys),
                 stable=image.stable,
                 steps=(
                     *self._steps(name, image.steps, distribution, distributions),
@@ -331,6 +343,18 @@ class _Loader:
             for number, step in enumerate(image.steps):
                 if isinstance(step, Modules) and known and known.kickstart_version not in _MODULAR:
                     what = f"modules are of EL 8 and 9; '{known.name}' is {known.kickstart_version}"
+                    self._problem(("image", name, "steps", number), what)
+
+    def _check_bootstraps(self, images: Mapping[str, Image], distributions: Mapping[str, Distribution]) -> None:
+        for name, image in images.items():
+            known = distributions.get(image.distribution)
+            for number, step in enumerate(image.steps):
+                if isinstance(step, Sparrowdo) and step.bootstrap and known and not known.sparrowdo:
+                    what = (
+                        f"Sparrowdo's own bootstrap does not support {known.title} and would end with 'Your OS is not "
+                        "supported'; install raku-sparrow6 and raku-sparky-job-api of Sparrow's COPR by the offline "
+                        "steps repos and install, and say bootstrap = false (docs/sparrowdo.md)"
+                    )
                     self._problem(("image", name, "steps", number), what)
 
     def _distribution_of(self, name: str, raw: Mapping[str, _Image]) -> str | None:

@@ -23,6 +23,7 @@ from builder.steps import (
     Selinux,
     Services,
     Shell,
+    Sparrowdo,
     SshKeys,
     Step,
     Upgrade,
@@ -136,7 +137,7 @@ def _selinux(value: object, _options: Options) -> dict[str, Any]:
 
 def _copy(value: object, options: Options) -> dict[str, Any]:
     table = _table(value, "copy", '{ "files/app" = "/opt/app" }')
-    return {"paths": {_project_path(key): _guest_path(to) for key, to in table.items()}, **_file_options(options)}
+    return {"paths": {_project_path(key): guest_path(to) for key, to in table.items()}, **_file_options(options)}
 
 
 def _write(value: object, options: Options) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _write(value: object, options: Options) -> dict[str, Any]:
             raise ValueError(f"what is written to '{path}' is a text, not {text!r}")
         if path.endswith("/"):
             raise ValueError(f"'{path}' is a folder; name the file to write")
-        texts[_guest_path(path)] = text
+        texts[guest_path(path)] = text
     return {"texts": texts, **_file_options(options)}
 
 
@@ -203,6 +204,81 @@ def _ansible(value: object, options: Options) -> dict[str, Any]:
     return {"playbook": playbook, "groups": groups, "variables": variables, **folders}
 
 
+# What Sparrowdo hands to shells unquoted. Source: Sparrowdo::Ssh, where commands are joined by blanks.
+_PLAIN = re.compile(r"[A-Za-z0-9_./@:-]+")
+_SPARROWDO = (
+    *("bootstrap", "sparrowfile", "plugins", "modules", "repository", "tags", "secrets", "user", "sudo", "zef"),
+    *("versions", "expires", "resolves", "retries"),
+)
+
+
+def _sparrowdo(value: object, _options: Options) -> dict[str, Any]:
+    table = _table(value, "sparrowdo", '{ bootstrap = true, sparrowfile = "sparrow/ci.raku" }')
+    _known_keys(table, "sparrowdo", _SPARROWDO)
+    fields: dict[str, Any] = {}
+    for key, field in (("bootstrap", "bootstrap"), ("sudo", "is_sudo")):
+        if key in table:
+            if not isinstance(table[key], bool):
+                raise ValueError(f"'{key}' is true or false")
+            fields[field] = table[key]
+    for key in ("plugins", "modules", "resolves"):
+        if key in table:
+            fields[key] = [_plain(word, key) for word in _texts(table[key], key)]
+    if "sparrowfile" in table:
+        fields["sparrowfiles"] = [_project_path(path) for path in _texts(table["sparrowfile"], "sparrowfile")]
+    for key in ("secrets", "zef"):
+        if key in table:
+            fields[key] = _project_path(table[key])
+    if "repository" in table:
+        fields["repository"] = _sparrow_repository(table["repository"])
+    if "user" in table:
+        fields["user"] = _plain(table["user"], "user")
+    if "tags" in table:
+        tags = _table(table["tags"], "tags", '{ os = "el9", quick = true }')
+        fields["tags"] = {_plain(k, "tags"): "" if v is True else _plain(v, "tags") for k, v in tags.items()}
+    if "versions" in table:
+        versions = _table(table["versions"], "versions", '{ raku = "2022.12", sparrow6 = "0.0.94" }')
+        _known_keys(versions, "versions", ("raku", "sparrow6"))
+        fields["versions"] = {name: _plain(version, "versions") for name, version in versions.items()}
+    if "expires" in table:
+        fields["expires_days"] = _days(table["expires"])
+    if "retries" in table:
+        if table["retries"] not in (0, 1, 2, 3) or isinstance(table["retries"], bool):
+            raise ValueError("'retries' is a whole number from 0 to 3")
+        fields["retries"] = table["retries"]
+    if not (fields.get("bootstrap", True) or {"sparrowfiles", "plugins", "modules"} & set(fields)):
+        raise ValueError("'sparrowdo' says nothing to do; it has bootstrap = false, and no sparrowfile")
+    return fields
+
+
+def _sparrow_repository(value: object) -> str:
+    if value == "public":
+        return "public"
+    if isinstance(value, str) and "://" in value:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError(
+                f"'{value}' is no repository; write \"public\", an http(s) URL, or a folder of the project"
+            )
+        return _plain(value, "repository")
+    return _project_path(value)
+
+
+def _days(value: object) -> int:
+    days, rest = divmod(parse_duration(str(value)), 24 * 3600)
+    if rest or not days:
+        raise ValueError(f"'expires' is whole days, such as \"30 d\", not {value!r}")
+    return days
+
+
+def _plain(value: object, key: str) -> str:
+    if not isinstance(value, str) or not _PLAIN.fullmatch(value) or value.startswith("-"):
+        raise ValueError(
+            f"{value!r} in '{key}' cannot be handed to Sparrowdo, which quotes nothing; "
+            "use letters, digits and _ . / @ : -"
+        )
+    return value
+
+
 _FOLDERS = ("roles", "collections")
 _PARSERS: dict[str, tuple[Callable[[Any, Options], dict[str, Any]], tuple[str, ...]]] = {
     "upgrade": (_upgrade, ()),
@@ -220,6 +296,7 @@ _PARSERS: dict[str, tuple[Callable[[Any, Options], dict[str, Any]], tuple[str, .
     "repos": (_repos, ("keep", "gpgkey")),
     "shell": (_commands("shell"), ()),
     "ansible": (_ansible, (*_FOLDERS, "in_groups", "vars")),
+    "sparrowdo": (_sparrowdo, ()),
     "reboot": (_reboot, ()),
 }
 _MODELS: dict[str, type[Frozen]] = {
@@ -238,6 +315,7 @@ _MODELS: dict[str, type[Frozen]] = {
     "repos": Repos,
     "shell": Shell,
     "ansible": Ansible,
+    "sparrowdo": Sparrowdo,
     "reboot": Reboot,
 }
 
@@ -308,7 +386,7 @@ def _project_path(value: object) -> str:
     return str(path)
 
 
-def _guest_path(value: object) -> str:
+def guest_path(value: object) -> str:
     """An absolute path in the guest; a slash at its end is kept, it means "into this folder"."""
     if not isinstance(value, str) or not value.startswith("/") or _has_control(value):
         raise ValueError(f"{value!r} is no path in the guest; one begins with '/'")

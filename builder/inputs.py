@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 
 import requests
@@ -13,7 +15,7 @@ from builder.errors import ConfigError, ToolError
 from builder.last_seen import last_seen, remember
 from builder.model import Image, Project, Repository, Source
 from builder.plan import NEEDS_NETWORK, NOT_KNOWN
-from builder.steps import ARTIFACTS, Step
+from builder.steps import ARTIFACTS, Sparrowdo, Step
 from builder.tools.download import shown
 
 _FETCH_TIMEOUT_S = 30
@@ -73,6 +75,8 @@ def image_inputs(
         inputs |= _base(project, image, state=state)
     for number, step in enumerate(image.steps, 1):
         inputs[f"step {number}: {step.kind}"] = _text(step)
+        if isinstance(step, Sparrowdo) and step.expires_days:
+            inputs[f"step {number}: {step.kind}, age"] = _period(step.expires_days)
     inputs |= _files(project, image)
     is_import = image.parent is None and bases.is_import(project.distributions[image.distribution])
     if image.needs_repositories or is_import:
@@ -115,9 +119,15 @@ def _tree(folder: Path) -> str:
     return _digest("\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
+def _period(days: int) -> str:
+    """Which stretch of so many days today is in. Nothing pins what a bootstrap downloads; only time tells its age."""
+    begin = date.fromordinal(date.today().toordinal() // days * days)
+    return f"the {days} days from {begin}"
+
+
 def _text(step: Step) -> str:
     """A step as it counts; what it leaves at its default does not, so that new options change no old keys."""
-    return step.model_dump_json(exclude={"kind", "timeout_s"}, exclude_defaults=True)
+    return step.model_dump_json(exclude={"kind", "timeout_s", "retries"}, exclude_defaults=True)
 
 
 def need_unchanged(project: Project, image: Image, planned: Mapping[str, str]) -> None:
@@ -139,7 +149,7 @@ def _files(project: Project, image: Image) -> dict[str, str]:
     return {
         f"file {path}": digest
         for step in image.steps
-        for source in step.files
+        for source in (*step.files, *(path for path in step.files_if_there if os.path.lexists(project.folder / path)))
         for path, digest in trees.digests(project.folder, source).items()
     }
 

@@ -92,7 +92,10 @@ def advice(distribution: Distribution, text: str, *, image: str) -> list[str]:
 
 
 def _check_key(distribution: Distribution, ssh_public_key: str) -> None:
-    """Source: the FIPS policies of crypto-policies, which leave Ed25519 out of what sshd takes."""
+    """FIPS 186-5 has Ed25519, the FIPS policies of crypto-policies do not: no word of it is in EL's opensshserver.txt.
+
+    Source: ComplianceAsCode/content, pull request 4723 (EL 8); openstack-k8s-operators/install_yamls, 641 (EL 9).
+    """
     if distribution.fips and ssh_public_key.startswith("ssh-ed25519"):
         raise ConfigError(
             f"the project's SSH key is an Ed25519 key, which '{distribution.name}' does not let in in FIPS mode",

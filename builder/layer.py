@@ -10,8 +10,8 @@ from pathlib import Path
 
 from builder import bases, customize, importing, install, parcels, provision, run, seal
 from builder.model import Distribution, Frozen, Image, Repository
-from builder.steps import Ansible, Step, name_of
-from builder.tools import ansible, guestfs, input_disk, proxies, qemu_img, scratch_disk, ssh, virt_install
+from builder.steps import Step, name_of
+from builder.tools import guestfs, input_disk, proxies, qemu_img, scratch_disk, ssh, virt_install
 from builder.tools.domain import Disk, Label, Machine
 from builder.tools.guestfs import Operation
 from builder.tools.input_disk import Parcel
@@ -136,7 +136,7 @@ def operations(
     """
     steps = customize.operations(phase.steps, repositories=repositories)
     steps = [*preparations, *steps] if phase.prepares else steps
-    return [*steps, seal.OPERATION] if phase.is_last else steps
+    return [*steps, seal.OPERATION if phase.is_last else seal.KEEP_OUTPUT]
 
 
 def more_disks(bench: Bench, phase: Phase) -> list[Path]:
@@ -190,6 +190,7 @@ def machine(bench: Bench, *, parents: Sequence[Path], is_kvm: bool, port: int, p
         memory_mib=bench.distribution.memory_mib,
         cpus=bench.distribution.cpus,
         disks=(Disk(chain=(bench.disk, *parents)),),
+        scratch=bench.scratch,
         ssh_port=port,
         console_log=bench.console,
     )
@@ -253,9 +254,12 @@ def _first_commands(
 
 def _online_commands(bench: Bench, phase: Phase, *, uri: str, target: ssh.Target) -> list[str]:
     """libvirt is called as a library; virsh is how a person does the same."""
-    lines: list[run.Argv] = [["virsh", "--connect", uri, "create", bench.domain_xml]]
+    lines: list[run.Argv] = [
+        scratch_disk.argv(bench.scratch),
+        ["virsh", "--connect", uri, "create", bench.domain_xml],
+    ]
     for number, step in phase.steps:
-        lines.append(provision.argv(step, target, project=bench.project, work=bench.work / name_of(number, step)))
+        lines += provision.argvs(step, target, project=bench.project, work=bench.work / name_of(number, step))
     return [run.printable(argv) for argv in (*lines, ssh.command(target, *provision.POWER_OFF))]
 
 
@@ -282,8 +286,8 @@ def write_inputs(
         if phase.is_online:
             bench.domain_xml.write_text(xml, encoding="utf-8")
             for number, step in phase.steps:
-                if isinstance(step, Ansible):
-                    ansible.write_inputs(step, ssh.Target(port=port, key=key), work=bench.work / name_of(number, step))
+                target = ssh.Target(port=port, key=key)
+                provision.write_inputs(step, target, project=bench.project, work=bench.work / name_of(number, step))
         else:
             if _parcels(bench, phase):
                 offline = [pair for pair in enumerate(bench.image.steps, 1) if not pair[1].is_online]

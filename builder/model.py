@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
+from pydantic import Field
+
 from builder.frozen import Frozen as Frozen
 from builder.steps import Repos, Step
 
@@ -151,10 +153,11 @@ class Distribution(Frozen):
 
     kickstart: its template; kickstart_file: the user's own in its place. kickstart_version: pykickstart's name of the
     syntax, "RHEL9". osinfo: libosinfo's short id, for virt-install. source: None for one that only others inherit from,
-    or whose makers publish nothing. packages: besides those of the set.
+    or whose makers publish nothing. gpg_key: what its makers sign with; the file need not be there. packages: besides
+    those of the set.
     openscap: profile that the installation is to follow. openscap_addon: the name by which the installer's OpenSCAP
-    add-on goes, None where there is none. memory_mib, cpus: of the machine that installs and of clones that ask for
-    nothing else.
+    add-on goes, None where there is none. sparrowdo: whether Sparrowdo's own bootstrap supports it. memory_mib, cpus:
+    of the machine that installs and of clones that ask for nothing else.
     """
 
     name: str
@@ -163,6 +166,7 @@ class Distribution(Frozen):
     kickstart: Path
     osinfo: str
     source: Source | None = None
+    gpg_key: Path | None = None
     kickstart_file: Path | None = None
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"
@@ -174,6 +178,7 @@ class Distribution(Frozen):
     fips: bool = False
     openscap: str | None = None
     openscap_addon: str | None = None
+    sparrowdo: bool = True
     selinux: Literal["enforcing", "permissive", "disabled"] = "enforcing"
     memory_mib: int = 2048
     cpus: int = 2
@@ -192,6 +197,7 @@ class Image(Frozen):
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
     stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
+    keeps_private_keys: paths in the guest; other private keys are not packaged.
     """
 
     name: str
@@ -206,6 +212,7 @@ class Image(Frozen):
     stable: Literal["chain", "flat"] = "chain"
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
+    keeps_private_keys: tuple[str, ...] = ()
 
     @property
     def needs_repositories(self) -> bool:
@@ -310,7 +317,9 @@ class Build(Frozen):
     key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the result, name -> digest or text.
     size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
     started, finished: UTC, ISO 8601. tools: program -> version.
+    software: name -> version of what online steps brought and asked for its version, such as "raku" and "sparrow6".
     flattened: the build that this one is the flat form of. private: of embargoed work, or standing on such.
+    private_keys: files of the guest that hold a private key, path -> SHA-256 of the file.
     """
 
     format: Literal[1] = 1
@@ -326,6 +335,7 @@ class Build(Frozen):
     virtual_bytes: int
     packages: int
     packages_sha256: str
+    private_keys: dict[str, str] = Field(default={})
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"
     memory_mib: int
@@ -336,6 +346,7 @@ class Build(Frozen):
     times: tuple[Timing, ...]
     commands: tuple[str, ...]
     tools: dict[str, str]
+    software: dict[str, str] = Field(default_factory=dict)
 
     @property
     def image(self) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from builder import private_keys
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, ImageId
 from builder.progress import Reporter
@@ -27,6 +28,7 @@ from builder.tools import rpm
 FOLDER = Path("/usr/share/golden/images")
 # A build is packaged once: what changes gets a new version, never a new release.
 RELEASE = "1"
+_NO_KEYS = private_keys.Wanted()
 
 
 class Packaging(Frozen):
@@ -78,6 +80,7 @@ def package(
     prefix: str,
     reporter: Reporter,
     allow_private: bool = False,
+    keys: private_keys.Wanted = _NO_KEYS,
     flat_links: Collection[str] = (),
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
@@ -87,7 +90,7 @@ def package(
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
     with lock(store.rpms / ".lock", what=f"the packages in {store.rpms}"):
-        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private, flat_links=flat_links)
+        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private, keys=keys, flat_links=flat_links)
         for build in with_parents(store, [job.build for job in jobs if not job.is_done]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(
@@ -102,12 +105,14 @@ def plan(
     *,
     prefix: str,
     allow_private: bool = False,
+    keys: private_keys.Wanted = _NO_KEYS,
     flat_links: Collection[str] = (),
 ) -> list[Packaging]:
     """How builds and everything they stand on are packaged, parents first. Nothing is written.
 
-    flat_links: as of `package`; their flat forms are packaged along. Raises ConfigError if one of all these is
-    private, or stands on one that is, and that is not allowed; or if a flat form is not there.
+    keys: the private keys that may be in them. flat_links: as of `package`; their flat forms are packaged along.
+    Raises ConfigError if one of all these is private, or stands on one that is, and that is not allowed; if a guest
+    holds another private key; or if a flat form is not there.
     """
     concerned = with_parents(store, builds)
     links = {build.stem: _flat_form(store, build) for build in concerned if build.image in flat_links}
@@ -119,6 +124,7 @@ def plan(
             try_next="--allow-private, if everyone who reaches the packages may have them; their names then begin "
             f"with '{prefix}-private-'",
         )
+    private_keys.check(store, concerned, keys)
     return [_plan_one(store, build, prefix=prefix, link=links.get(build.stem, build)) for build in concerned]
 
 
@@ -156,6 +162,7 @@ def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False, l
         link_stem=link.stem,
         description=rpm.escape(build.description),
         packages=build.packages,
+        software=build.software,
     )
 
 
@@ -215,7 +222,15 @@ def _carry_out(job: Packaging, *, store: Store, reporter: Reporter) -> Packaged:
     )
 
 
+def _check_side_files(job: Packaging, *, store: Store) -> None:
+    """Facts and package lists quote commands and what the guest says."""
+    for path in (store.facts(job.build), store.package_list(job.build)):
+        if path.exists() and private_keys.MARK in path.read_bytes():
+            raise VerifyError(f"{path} holds a private key, and would be packaged with '{job.build.stem}'")
+
+
 def _build(job: Packaging, *, store: Store) -> None:
+    _check_side_files(job, store=store)
     shutil.rmtree(job.topdir, ignore_errors=True)
     job.topdir.mkdir(parents=True)
     job.spec_file.write_text(job.spec, encoding="utf-8")

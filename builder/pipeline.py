@@ -173,7 +173,7 @@ class Pipeline:
         version = self.store.next_version(planned.image)
         self.store.discard_failed(planned.image)
         preflight.need_disk(self.store.root, _ROOM_BYTES, f"build '{planned.image}'")
-        provision.check(self.project.images[planned.image].steps)
+        provision.check(self.project.images[planned.image].steps, project=self.project.folder)
         chain = self.store.chain(parent) if parent else []
         if parent is not None:
             with self.reporter.step(f"{planned.image}: verify the parent {parent.stem}"):
@@ -204,12 +204,12 @@ class Pipeline:
                 qemu_img.create_overlay(bench.disk, parents[0])
             else:
                 self._make_base(bench, connection)
+            versions: dict[str, str] = {}
             for phase in bench.phases:
                 with self.reporter.step(f"{name}: {phase.title}") as step:
-                    self._phase(bench, phase, parents, repositories, connection, note=step.note)
+                    versions |= self._phase(bench, phase, parents, repositories, connection, note=step.note)
         inputs.need_unchanged(self.project, bench.image, planned.inputs)
         report = seal.read_report(bench.output)
-        (bench.logs / "offline-steps.log").write_text(report.log, encoding="utf-8")
         packages = bench.work / "packages"
         packages.write_text("".join(f"{package}\n" for package in report.packages), encoding="utf-8")
         package_changes.write(
@@ -244,6 +244,7 @@ class Pipeline:
             virtual_bytes=sealed.virtual_bytes,
             packages=len(report.packages),
             packages_sha256=hashlib.sha256(packages.read_bytes()).hexdigest(),
+            private_keys=report.private_keys,
             arch=bench.distribution.arch,
             firmware=bench.distribution.firmware,
             memory_mib=bench.distribution.memory_mib,
@@ -254,6 +255,7 @@ class Pipeline:
             times=tuple(self.reporter.times[first:]),
             commands=tuple(command.line for command in commands),
             tools=preflight.versions(_PROGRAMS),
+            software=versions,
         )
         self.store.commit(build, disk=target, packages=packages, logs=bench.logs)
         return build
@@ -327,10 +329,12 @@ class Pipeline:
         connection: Connection,
         *,
         note: Callable[[str], None],
-    ) -> None:
+    ) -> dict[str, str]:
+        """Returns the versions that its steps found in the guest."""
         factor = self.host.accelerator.time_factor
         if phase.is_online:
-            provision.provision(
+            scratch_disk.make(bench.scratch)
+            return provision.provision(
                 layer.machine(bench, parents=parents, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
                 connection=connection,
@@ -340,25 +344,25 @@ class Pipeline:
                 limits=bench.distribution.limits,
                 time_factor=factor,
                 note=note,
+                stage=self.reporter.part,
             )
-        else:
-            more = layer.more_disks(bench, phase)
-            if bench.scratch in more:
-                scratch_disk.make(bench.scratch)
-            guestfs.customize(
-                layer.operations(
-                    phase, repositories=repositories, preparations=self._preparations(bench, repositories)
-                ),
-                disk=bench.disk,
-                output=bench.output,
-                scripts=bench.scripts,
-                more=more,
-                why=f"run {phase.title} on '{bench.image.name}'",
-                log=bench.logs / "virt-customize.log",
-                is_kvm=self.host.is_kvm,
-                time_factor=factor,
-                note=note,
-            )
+        more = layer.more_disks(bench, phase)
+        if bench.scratch in more:
+            scratch_disk.make(bench.scratch)
+        guestfs.customize(
+            layer.operations(phase, repositories=repositories, preparations=self._preparations(bench, repositories)),
+            disk=bench.disk,
+            output=bench.output,
+            scripts=bench.scripts,
+            more=more,
+            why=f"run {phase.title} on '{bench.image.name}'",
+            log=bench.logs / "virt-customize.log",
+            is_kvm=self.host.is_kvm,
+            time_factor=factor,
+            note=note,
+        )
+        seal.keep_output(bench.output, bench.logs)
+        return {}
 
     # --- what a build stands in
 

@@ -80,6 +80,16 @@ class Reporter:
             if outer is not None:
                 outer.start()
 
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[Step]:
+        """A step within a step: reported with its time, which counts as the outer one's."""
+        first = len(self.times)
+        try:
+            with self.step(name) as step:
+                yield step
+        finally:
+            del self.times[first:]
+
     def note(self, text: str) -> None:
         """Something worth a line of its own, outside any step."""
         if self.style == "json":

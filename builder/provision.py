@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder import run
 from builder.errors import ToolError
 from builder.model import Limits
-from builder.steps import Ansible, Reboot, Shell, Step, name_of
-from builder.tools import ansible, proxies, ssh
+from builder.steps import Ansible, Reboot, Shell, Sparrowdo, Step, name_of
+from builder.tools import ansible, proxies, scratch_disk, ssh
 from builder.tools.console import Console
 from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
+from builder.tools.sparrowdo import bootstrap
+from builder.tools.sparrowdo import command as sparrowdo
 
 _PORT_TRIES = 5
+_CACHE_TIMEOUT_S = 30
 
 # Where a guest with QEMU's user network reaches the host's loopback. Source: QEMU, "Network emulation"; measured.
 HOST = "10.0.2.2"
@@ -23,6 +28,19 @@ HOST = "10.0.2.2"
 # Powered off from inside: what the guest has in memory reaches its disk. The connection may end before the answer does.
 POWER_OFF = ("systemctl", "poweroff")
 REBOOT = ("systemctl", "reboot")
+
+# How often libvirt is asked whether a guest is still on, in seconds.
+_LOOK_S = 2.0
+
+# The stages of a phase in which Sparrowdo runs, which takes long enough to be told about.
+_STAGES = (
+    "Provisioning temporary VM",
+    "Waiting for SSH",
+    "Running Sparrowdo bootstrap",
+    "Shutting down to save changes",
+)
+
+Stage = Callable[[str], contextlib.AbstractContextManager[object]]
 
 
 def provision(
@@ -36,16 +54,21 @@ def provision(
     limits: Limits,
     time_factor: float,
     note: Callable[[str], None],
-) -> None:
+    stage: Stage,
+) -> dict[str, str]:
     """Run `steps` on `machine`, and come back when it is off; only then is its disk whole.
 
     machine: its ssh_port is only a first try. steps: with their number in the recipe. project: the folder of
-    golden.toml. time_factor: what time limits are multiplied by. The machine is gone afterwards, whatever happened.
-    Raises ToolError, or VerifyError for a playbook that did nothing.
+    golden.toml. time_factor: what time limits are multiplied by. stage: reports the block as a stage, if Sparrowdo is
+    among the steps. The machine is gone afterwards, whatever happened. Returns the versions that steps found.
+    Raises ToolError, or VerifyError for a playbook or a Sparrowdo that did nothing.
     """
+    stages = _Stages(stage if any(isinstance(step, Sparrowdo) for _, step in steps) else None)
     for remaining in reversed(range(_PORT_TRIES)):
         try:
-            with connection.running(domain_xml(machine)) as domain:
+            with contextlib.ExitStack() as stack:
+                with stages.at(1):
+                    domain = stack.enter_context(connection.running(domain_xml(machine)))
                 guest = _Guest(
                     machine,
                     domain,
@@ -56,34 +79,82 @@ def provision(
                     time_factor=time_factor,
                     note=note,
                 )
-                guest.wait()
+                with stages.at(2):
+                    guest.wait()
+                    guest.put_cache_aside()
                 for number, step in steps:
-                    guest.do(number, step)
-                guest.power_off()
-            return
+                    with stages.at(3) if isinstance(step, Sparrowdo) else contextlib.nullcontext():
+                        guest.do(number, step)
+                with stages.at(4):
+                    guest.power_off()
+            return guest.versions
         except PortTaken:
             if not remaining:
                 raise
             machine = machine.model_copy(update={"ssh_port": free_port()})
+    raise AssertionError("the last try returns or raises")
 
 
-def argv(step: Step, target: ssh.Target, *, project: Path, work: Path) -> run.Argv:
-    """The command of one online step, for people. work: where a playbook's inventory is."""
+def argvs(step: Step, target: ssh.Target, *, project: Path, work: Path) -> list[run.Argv]:
+    """The commands of one online step, for people. work: where `write_inputs` puts what they name."""
     match step:
         case Shell(commands=commands):
-            return ssh.command(target, "sh", "-euc", "\n".join(commands))
+            return [ssh.command(target, "sh", "-euc", "\n".join(commands))]
         case Ansible():
-            return ansible.argv(step, project=project, work=work)
+            return [ansible.argv(step, project=project, work=work)]
+        case Sparrowdo():
+            user = target.model_copy(update={"user": step.user})
+            return [
+                sparrowdo.argv(job, user, place=work / str(number))
+                for number, job in enumerate(_jobs(step, project=project), 1)
+            ]
         case Reboot():
-            return ssh.command(target, *REBOOT)
+            return [ssh.command(target, *REBOOT)]
         case _:
             raise TypeError(f"{step.kind} is no online step")
 
 
-def check(steps: Sequence[Step]) -> None:
-    """Raises HostError for a program that these steps need and that is not there, before anything is started."""
-    if any(isinstance(step, Ansible) for step in steps):
-        ansible.program()
+def write_inputs(step: Step, target: ssh.Target, *, project: Path, work: Path) -> None:
+    """The files that the commands of `argvs` name."""
+    if isinstance(step, Ansible):
+        ansible.write_inputs(step, target, work=work)
+    elif isinstance(step, Sparrowdo):
+        user = target.model_copy(update={"user": step.user})
+        for number, job in enumerate(_jobs(step, project=project), 1):
+            place = work / str(number)
+            sparrowdo.write(job.model_copy(update={"secrets": None}), user, place=place)
+            if job.secrets is not None:
+                # They stay where they are: what is written here may be kept.
+                (place / "secrets.env").symlink_to(job.secrets)
+
+
+def _jobs(step: Sparrowdo, *, project: Path) -> list[sparrowdo.Job]:
+    first = [bootstrap.BOOTSTRAP] if step.bootstrap else []
+    return [*first, *bootstrap.jobs(step, project=project), bootstrap.smoke_job("by-hand")]
+
+
+def check(steps: Sequence[Step], *, project: Path) -> None:
+    """Before anything is started: raises HostError for a program that these steps need and that is not there.
+
+    Raises ConfigError for files of the project's that are no part of its key and that are not there.
+    """
+    for step in steps:
+        if isinstance(step, Ansible):
+            ansible.program()
+        elif isinstance(step, Sparrowdo):
+            bootstrap.check(step, project=project)
+
+
+class _Stages:
+    """`[2/4] Waiting for SSH`: reported if there is somebody to report to."""
+
+    def __init__(self, stage: Stage | None) -> None:
+        self._stage = stage
+
+    def at(self, number: int) -> contextlib.AbstractContextManager[object]:
+        if self._stage is None:
+            return contextlib.nullcontext()
+        return self._stage(f"[{number}/{len(_STAGES)}] {_STAGES[number - 1]}")
 
 
 class _Guest:
@@ -109,6 +180,8 @@ class _Guest:
         self._limits = limits
         self._time_factor = time_factor
         self._note = note
+        self._looked = 0.0
+        self.versions: dict[str, str] = {}
 
     def wait(self, *, but_not_boot: str | None = None, timeout_s: float | None = None) -> None:
         """Until SSH answers. but_not_boot: a boot id that is to be gone. timeout_s: seconds, the boot limit if None."""
@@ -128,12 +201,25 @@ class _Guest:
             raise
         self._note(f"SSH answered after {seconds:.1f} s")
 
+    def put_cache_aside(self) -> None:
+        """What dnf downloads from now on, until the guest goes down, is not on its disk."""
+        ssh.run_script(
+            self._target,
+            scratch_disk.MOUNT_ONLINE,
+            why="put dnf's cache on the scratch disk",
+            timeout_s=_CACHE_TIMEOUT_S * self._time_factor,
+            log=self._logs / "cache.log",
+            watch=self._watch,
+        )
+
     def do(self, number: int, step: Step) -> None:
         match step:
             case Shell():
                 self._shell(number, step)
             case Ansible():
                 self._play(number, step)
+            case Sparrowdo():
+                self._sparrowdo(number, step)
             case Reboot():
                 self._reboot(number, step)
             case _:
@@ -164,6 +250,17 @@ class _Guest:
             watch=self._watch,
         )
 
+    def _sparrowdo(self, number: int, step: Sparrowdo) -> None:
+        self.versions |= bootstrap.carry_out(
+            step,
+            self._target,
+            project=self._project,
+            time_factor=self._time_factor,
+            log=self._log(number, step),
+            watch=self._watch,
+            note=lambda text: self._note(f"step {number}: {text}"),
+        )
+
     def _reboot(self, number: int, step: Reboot) -> None:
         """From inside; the connection may end before the answer does. Proof is that another boot answers."""
         self._note(f"step {number}: reboot")
@@ -177,6 +274,7 @@ class _Guest:
             ok=(0, 255),
         )
         self.wait(but_not_boot=before, timeout_s=limit_s)
+        self.put_cache_aside()
 
     def _log(self, number: int, step: Step) -> Path:
         return self._logs / f"{name_of(number, step)}.log"
@@ -203,11 +301,15 @@ class _Guest:
         return self._console.fatal is None and not self._domain.is_off()
 
     def _watch(self) -> None:
-        """A guest that died takes its SSH connection with it only after minutes."""
+        """A guest that died takes its SSH connection with it only after minutes, if at all."""
         self._console.poll()
-        if self._console.fatal is not None:
+        kind = self._console.fatal.kind if self._console.fatal is not None else None
+        if kind is None and time.monotonic() - self._looked >= _LOOK_S:
+            kind = "it went off" if self._domain.is_off() else None
+            self._looked = time.monotonic()
+        if kind is not None:
             raise ToolError(
-                f"the guest died: {self._console.fatal.kind}",
-                details=[("console", self._console.tail())],
+                f"the guest died: {kind}",
+                details=[("console", self._console.tail() or "(it said nothing)")],
                 log=self._console.log,
             )

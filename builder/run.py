@@ -57,8 +57,8 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     watch: Callable[[], None] | None = None,
-) -> None:
-    """Run one outside program to its end, both output streams appended to `log`.
+) -> int:
+    """Run one outside program to its end, both output streams appended to `log`; returns its exit status, one of `ok`.
 
     why: the step in the user's words, "create the overlay for rocky9-upgrade"; it heads the error.
     timeout_s: seconds of wall clock for the whole command, silent or chatty.
@@ -74,8 +74,9 @@ def run(
         begin = out.tell()
         with _started(words, why=why, out=out, err=subprocess.STDOUT, env=env, cwd=cwd) as child:
             status = _wait(child, timeout_s=timeout_s, watch=watch)
-    if status not in ok:
+    if status is None or status not in ok:
         _fail(argv, why=why, status=status, timeout_s=timeout_s, output=tail(log, begin=begin), log=log)
+    return status
 
 
 def query(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,21 @@ _REPORT = "/var/tmp/golden-seal"
 _NEVRA = "%{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}"
 _CHANGELOG_BYTES = 4 * MIB
 _LONGEST_ENTRY = 2000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def list_private_keys(folders: Sequence[str], target: str) -> str:
+    """Shell lines for the guest: where people and programs keep private keys, which are there; as `read_digests` reads.
+
+    In PEM and as OpenSSH writes them, alone or behind a certificate, in files of up to 2 MiB. Source: RFC 7468.
+    """
+    return f"""\
+find {shlex.join(folders)} -type f -size -2048k \\
+    -exec grep -lsZE '^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY( BLOCK)?-----' {{}} + > {target}.found || :
+xargs -0 -r sha256sum --zero < {target}.found > {target}
+rm {target}.found
+"""
+
 
 # What makes a guest itself, or only this build of it, is taken out: machine-id, host keys, seeds, leases, logs, caches.
 # The package list comes first, because a guest without packages was never installed, whatever the tools said.
@@ -33,8 +50,7 @@ rm {_REPORT}/all
 rpm -qa --qf '\\f{_NEVRA}\\n%{{CHANGELOGNAME}}\\n%{{CHANGELOGTEXT}}\\n' |
     head -c {_CHANGELOG_BYTES} > {_REPORT}/changelogs
 cp /etc/golden-release {_REPORT}/release
-[ ! -f /tmp/builder.log ] || tail -c 33554432 /tmp/builder.log > {_REPORT}/log
-
+{guestfs.copy_printed(_REPORT)}
 rm -rf /var/cache/dnf/* /var/cache/yum/* /var/cache/PackageKit/*
 find /var/log -type f -exec truncate -s 0 {{}} +
 rm -rf /var/log/journal/*
@@ -50,7 +66,7 @@ rm -f /root/.bash_history /home/*/.bash_history
 # Empty, not gone: systemd then makes a new one at each first boot. Source: machine-id(5).
 : > /etc/machine-id
 [ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
-
+{list_private_keys(("/root", "/home", "/etc"), f"{_REPORT}/private-keys")}
 {guestfs.save_to_output_disk(_REPORT)}
 find /var/tmp -mindepth 1 -delete
 sync
@@ -59,7 +75,14 @@ while read -r device mountpoint type rest; do
     case "$device:$type" in \\#*|*:swap|*:tmpfs|*:vfat|"":*|:*) continue ;; esac
     case "$mountpoint" in /*) fstrim -v "$mountpoint" || echo "golden: $mountpoint was not trimmed" ;; esac
 done < /etc/fstab
-"""
+{guestfs.forget_printed()}"""
+
+# The same for a phase that is not the last one: the machine that starts afterwards empties /tmp.
+_KEEP_OUTPUT = f"""\
+mkdir -p {_REPORT}
+{guestfs.copy_printed(_REPORT)}{guestfs.save_to_output_disk(_REPORT)}rm -rf {_REPORT}
+{guestfs.forget_printed()}"""
+KEEP_OUTPUT = Operation(name="keep-output", script=_KEEP_OUTPUT, timeout_s=60)
 
 OPERATION = Operation(name="seal", script=_CLEAN, timeout_s=600)
 
@@ -67,12 +90,13 @@ OPERATION = Operation(name="seal", script=_CLEAN, timeout_s=600)
 class Report(Frozen):
     """What the guest said of itself while it was sealed.
 
-    packages: sorted NEVRAs. log: output of the offline steps. changelogs: NEVRA -> newest entry, where there is one.
+    packages: sorted NEVRAs. changelogs: NEVRA -> newest entry, where there is one. private_keys: files of the guest
+    that hold a private key, path -> SHA-256 of the file.
     """
 
     packages: tuple[str, ...]
-    log: str
     changelogs: dict[str, str]
+    private_keys: dict[str, str]
 
 
 class Sealed(Frozen):
@@ -91,9 +115,16 @@ def read_report(output: Path) -> Report:
         raise VerifyError("the guest has no package installed: the installation did nothing")
     return Report(
         packages=packages,
-        log=files.get("log", b"").decode(errors="replace"),
         changelogs=read_changelogs(files.get("changelogs", b"").decode(errors="replace")),
+        private_keys=read_digests(files.get("private-keys", b"").decode(errors="replace")),
     )
+
+
+def keep_output(output: Path, logs: Path) -> None:
+    """Write what each operation of an offline phase printed to a log of its name. Raises VerifyError."""
+    log = guestfs.read_output_disk(output).get("log", b"").decode(errors="replace")
+    for name, text in guestfs.printed(log).items():
+        (logs / f"{name}.log").write_text(text, encoding="utf-8")
 
 
 def read_changelogs(text: str) -> dict[str, str]:
@@ -108,6 +139,12 @@ def read_changelogs(text: str) -> dict[str, str]:
         if who and who != "(none)":
             found[nevra] = f"{who}\n{what}".strip()[:_LONGEST_ENTRY]
     return found
+
+
+def read_digests(text: str) -> dict[str, str]:
+    """What `sha256sum --zero` prints: path -> digest. The guest is not trusted: what is no such line is passed over."""
+    lines = (line.partition("  ") for line in text.split("\0"))
+    return {path: digest for digest, _, path in sorted(lines) if path.startswith("/") and _DIGEST.fullmatch(digest)}
 
 
 def compress(disk: Path, target: Path, *, parents: Sequence[Path], log: Path, timeout_s: float) -> Sealed:

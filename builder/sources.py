@@ -19,6 +19,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What ends up in a kickstart line between quotes, and in an argument of virt-install's.
 _TREE = re.compile(r"https?://[^\s\"'\\]+")
 
+# In place of the path of a key: that of the distribution.
+_KEY_OF_MAKERS = "distribution"
+
 # Anaconda's repositories have names such as AppStream.
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -93,7 +96,14 @@ class RawSource(Raw):
             if not _REPOSITORY.fullmatch(name):
                 raise ValueError(f"'{name}' is not a repository's name; use letters, digits, '-', '_' and '.'")
 
-    def resolved(self, folder: Path, arch: Architecture) -> Source:
+    @property
+    def is_signed_by_makers(self) -> bool:
+        """Whether the checksum file has to be signed with the distribution's own key."""
+        return self.key == _KEY_OF_MAKERS
+
+    def resolved(self, folder: Path, arch: Architecture, *, gpg_key: Path | None = None) -> Source:
+        """gpg_key: of the distribution's makers."""
+
         def filled(text: str) -> str:
             return text.replace("{arch}", arch)
 
@@ -118,7 +128,7 @@ class RawSource(Raw):
             sha256=self.sha256.lower() if self.sha256 else None,
             checksums=absolute(self.checksums) if self.checksums else None,
             signature=absolute(self.signature) if self.signature else None,
-            key=folder / self.key if self.key else None,
+            key=gpg_key if self.is_signed_by_makers else folder / self.key if self.key else None,
             cloud_init=self.cloud_init or "off",
         )
 

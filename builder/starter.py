@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.catalogue import catalogue
+from builder.catalogue import bootstrapped, catalogue
 from builder.errors import ConfigError, HostError, did_you_mean
 from builder.model import Frozen
 from builder.private import FILE as PRIVATE_FILE
+from builder.private import FOLDER as PRIVATE_FOLDER
 from builder.store import write_atomically
 from builder.templates import render
 from builder.tools import ssh
 
 _KEY = Path("keys/id_ed25519")
 # Each line that git has to know, so that neither the key nor embargoed work is ever committed.
-_IGNORED = ("/keys/", f"/{PRIVATE_FILE}")
+_IGNORED = ("/keys/", f"/{PRIVATE_FILE}", f"/{PRIVATE_FOLDER}/")
 
 
 class Started(Frozen):
@@ -52,7 +53,13 @@ def start(folder: Path, *, distribution: str) -> Started:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _ignore(gitignore)
-        text = render(Path(__file__).parent, "starter.toml.j2", distribution=distribution, private_file=PRIVATE_FILE)
+        text = render(
+            Path(__file__).parent,
+            "starter.toml.j2",
+            distribution=distribution,
+            private_file=PRIVATE_FILE,
+            bootstrapped=bootstrapped(distribution),
+        )
         key.parent.mkdir(mode=0o700, exist_ok=True)
         ssh.make_key(key, comment=f"golden {folder.name}")
         write_atomically(file, text)

@@ -25,6 +25,11 @@ class _Step(Frozen):
     def files(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def files_if_there(self) -> tuple[str, ...]:
+        """Paths that it reads where they exist; that one appears or goes counts."""
+        return ()
+
 
 # The name of the package repository that serves the packages of an Artifacts step.
 ARTIFACTS = "artifacts"
@@ -222,6 +227,53 @@ class Ansible(_Step):
         return (str(PurePosixPath(self.playbook).parent), *self.roles, *self.collections)
 
 
+# What Sparrowdo takes along from the folder that it runs in. Source: Sparrowdo::Utils, prepare-sparrowdo-files.
+HARNESS = ("tasks", "files", "templates", "data", "conf", "vars", "config.raku")
+
+
+class Sparrowdo(_Step):
+    """Sparrowdo against the running guest: its bootstrap, sparrowfiles, caches that tests then find warm.
+
+    sparrowfiles: what of `HARNESS` lies beside one goes with it, and counts. plugins: Sparrow6's, fetched into the
+    cache. modules: zef's. repository: Sparrow6's: "public", an http(s) URL, a folder of the project, or None for what
+    is in the guest. tags: "" for a tag without a value. secrets: a file of variables for the sparrowfiles alone; what
+    is in it never counts. user: whom tests will log in as. zef: folder of the project with a mirror for zef.
+    versions: "raku" and "sparrow6" as they have to be. expires_days: after how many the bootstrap is done anew.
+    resolves: host names that the guest has to resolve before anything is tried. retries: after failures that pass.
+    """
+
+    kind: Literal["sparrowdo"] = "sparrowdo"
+    bootstrap: bool = True
+    sparrowfiles: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    repository: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+    secrets: str | None = None
+    user: str = "root"
+    is_sudo: bool = True
+    zef: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    expires_days: int | None = None
+    resolves: tuple[str, ...] = ()
+    retries: int = 3
+    is_online: ClassVar[bool] = True
+
+    @property
+    def repository_folder(self) -> str | None:
+        is_folder = self.repository not in (None, "public") and "://" not in str(self.repository)
+        return self.repository if is_folder else None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (*self.sparrowfiles, *(folder for folder in (self.repository_folder, self.zef) if folder))
+
+    @property
+    def files_if_there(self) -> tuple[str, ...]:
+        folders = dict.fromkeys(PurePosixPath(path).parent for path in self.sparrowfiles)
+        return tuple(str(folder / name) for folder in folders for name in HARNESS)
+
+
 class Reboot(_Step):
     """A reboot from inside; it is over when SSH answers from another boot."""
 
@@ -247,6 +299,7 @@ AnyStep = (
     | RootPassword
     | Shell
     | Ansible
+    | Sparrowdo
     | Reboot
 )
 Step = Annotated[AnyStep, Field(discriminator="kind")]

@@ -29,6 +29,7 @@ from builder.cli.publish import publish, repo
 from builder.cli.revive import revive
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
+from builder.cli.sparrowdo import sparrowdo, validate
 from builder.cli.test import test
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
 from builder.progress import Reporter, Style
@@ -162,6 +163,8 @@ for command in (
     init,
     test,
     harness,
+    sparrowdo,
+    validate,
 ):
     golden.add_command(command)
 clone.add_command(revive)

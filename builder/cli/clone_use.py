@@ -88,10 +88,7 @@ def _words(command: tuple[str, ...]) -> tuple[str, ...]:
 @key_option
 @json_option
 @pass_session
-@click.pass_context
-def exec_(
-    context: click.Context, session: Session, words: tuple[str, ...], timeout_s: float, key: Path | None, as_json: bool
-) -> None:
+def exec_(session: Session, words: tuple[str, ...], timeout_s: float, key: Path | None, as_json: bool) -> None:
     """Run a command on one or several clones at once, and end with the first status that is not 0.
 
     Without a terminal, and with each clone's output by itself; for programs.
@@ -119,7 +116,7 @@ def exec_(
         if it.status is None:
             click.echo(f"golden: {name}: still running after {timeout_s or _EXEC_TIMEOUT_S:.0f} s; ended", err=True)
     # 124 is timeout(1)'s word for a limit.
-    context.exit(next((124 if it.status is None else it.status for it in answers.values() if it.status != 0), 0))
+    sys.exit(next((124 if it.status is None else it.status for it in answers.values() if it.status != 0), 0))
 
 
 def _split(words: tuple[str, ...], *, known: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -60,6 +60,8 @@ def _summary(project: Project, it: Distribution, installed: str | None) -> dict[
         "layout": it.layout,
         "source": None if source is None else shown(source.location),
         "source_kind": None if source is None else source.kind,
+        "gpg_key": None if it.gpg_key is None else str(it.gpg_key),
+        "gpg_key_here": it.gpg_key is not None and it.gpg_key.is_file(),
         "kickstart_version": it.kickstart_version,
         "osinfo": it.osinfo,
         "osinfo_known": it.osinfo in known_osinfo() if run.has_program("virt-install") else None,

@@ -30,7 +30,7 @@ def _complete(_context: click.Context, _parameter: click.Parameter, begun: str) 
 def init(_session: Session, folder: Path, distribution: str, as_json: bool) -> None:
     """Write a commented golden.toml into DIR, and make an SSH key pair for it alone.
 
-    The private key is readable by you only, and a .gitignore keeps it, and golden.private.toml, out of git. Nothing
+    The private key is readable by you only, and a .gitignore keeps it, and private work, out of git. Nothing
     that is there is overwritten.
     """
     started = starter.start(folder, distribution=distribution)

@@ -61,6 +61,7 @@ def show(session: Session, image: str, as_json: bool) -> None:
         ["size", f"{format_bytes(build.size_bytes)}, a disk of {format_bytes(build.virtual_bytes)} to the guest"],
         *([["flat form of", build.flattened.stem]] if build.flattened else []),
         *([["private", "not packaged or published without --allow-private"]] if build.private else []),
+        *(["private key", f"{path} in the guest"] for path in build.private_keys),
         ["chain", " <- ".join(link.stem for link in session.store.chain(build))],
         ["packages", f"{build.packages}, listed in {session.store.package_list(build)}"],
         ["key", build.key],

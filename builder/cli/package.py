@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TypedDict
 
 import click
 
+from builder import private_keys
 from builder.cli.build import chosen, find, images_argument
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.errors import ConfigError
@@ -13,6 +15,14 @@ from builder.model import Build
 from builder.package import package as package_builds
 from builder.package import plan
 from builder.units import format_bytes
+
+
+class Terms(TypedDict):
+    prefix: str
+    allow_private: bool
+    keys: private_keys.Wanted
+    flat_links: Collection[str]
+
 
 private_option = click.option(
     "--allow-private", is_flag=True, help="Private builds too: everyone who reaches the packages gets them."
@@ -28,6 +38,17 @@ def newest_builds(session: Session, images: Sequence[str]) -> list[Build]:
     if not builds:
         raise ConfigError("no image of this project is built yet", try_next="golden build")
     return builds
+
+
+def terms_of(session: Session, *, allow_private: bool) -> Terms:
+    """How the project wants its images packaged: the same for `package` and for `publish`."""
+    project = session.project
+    return {
+        "prefix": project.prefix,
+        "allow_private": allow_private,
+        "keys": private_keys.wanted(project),
+        "flat_links": project.flat_links,
+    }
 
 
 @click.command(
@@ -47,30 +68,18 @@ def package(session: Session, images: tuple[str, ...], dry_run: bool, allow_priv
 
     Two per image: one owns the files of this build and requires its parent's, exactly; the other, under the image's
     plain name, is what people install. Before that, every image file is compared with the digest its build had.
+    An image whose guest holds a private key is refused, unless golden.toml names that key in keeps_private_keys.
     """
     builds = newest_builds(session, images)
-    prefix = session.project.prefix
+    terms = terms_of(session, allow_private=allow_private)
     if dry_run:
-        jobs = [
-            job
-            for job in plan(
-                session.store, builds, prefix=prefix, allow_private=allow_private, flat_links=session.project.flat_links
-            )
-            if not job.is_done
-        ]
+        jobs = [job for job in plan(session.store, builds, **terms) if not job.is_done]
         if as_json:
             print_json([{"build": job.build.stem, "commands": job.commands()} for job in jobs])
         for job in [] if as_json else jobs:
             click.echo(f"# {job.build.stem}\n{job.commands()}")
         return
-    packaged = package_builds(
-        session.store,
-        builds,
-        prefix=prefix,
-        reporter=session.reporter,
-        allow_private=allow_private,
-        flat_links=session.project.flat_links,
-    )
+    packaged = package_builds(session.store, builds, reporter=session.reporter, **terms)
     if as_json:
         print_json([found.model_dump(mode="json") for found in packaged])
         return

@@ -9,7 +9,7 @@ import click
 
 from builder import publish as channels
 from builder.cli.build import images_argument
-from builder.cli.package import newest_builds, private_option
+from builder.cli.package import newest_builds, private_option, terms_of
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
 from builder.errors import ConfigError, HostError
 from builder.model import NAME
@@ -60,11 +60,8 @@ def publish(
     it. What the channel had before stays in it.
     """
     rpms: list[Path] = []
-    prefix = session.project.prefix
     builds = newest_builds(session, images)
-    for job in plan_packages(
-        session.store, builds, prefix=prefix, allow_private=allow_private, flat_links=session.project.flat_links
-    ):
+    for job in plan_packages(session.store, builds, **terms_of(session, allow_private=allow_private)):
         if not job.is_done:
             raise ConfigError(
                 f"there are no packages of '{job.build.stem}' yet",

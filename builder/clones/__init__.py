@@ -30,7 +30,7 @@ from builder.clones.leases import (
 from builder.clones.machines import destroy, make, start, stop
 from builder.clones.memory import Capacity, host_capacity
 from builder.clones.orders import Order, numbered
-from builder.clones.pins import check, repair
+from builder.clones.pins import check, faults, repair
 from builder.clones.sources import INSTALLED_IMAGES, Source, image_names, locate, verify
 from builder.errors import ConfigError
 from builder.progress import Reporter
@@ -52,6 +52,7 @@ __all__ = [
     "create_all",
     "destroy",
     "directory",
+    "faults",
     "find",
     "host_capacity",
     "image_names",

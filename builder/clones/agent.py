@@ -1,7 +1,8 @@
 """Runs in a guest, waits in its memory while that is saved, and renews what makes the guest itself once it goes on.
 
 golden sends this file's text into the guest; it imports nothing of golden's and runs with Python 3.6 or later. It waits
-at the second serial port for one line of JSON: {"now", "entropy", "machine_id", "hostname", "macs", "authorized_key"}.
+at the second serial port for a line of JSON: {"now", "entropy", "machine_id", "hostname", "macs", "authorized_key"}; to
+any other line it answers that it waits.
 The order matters: random numbers first, keys made of them after.
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 PORT = Path("/dev/ttyS1")
-ASK, READY = b"?\n", b"golden: waiting\n"
+READY = b"golden: waiting\n"
 DONE = b"golden: renewed\n"
 FAILED = b"golden: failed: "
 
@@ -134,15 +135,20 @@ def renew(order: Any) -> bool:
     return has_rsa
 
 
+def read_line(port: Any) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        line += port.read(1) or b""
+    return line
+
+
 def main() -> int:
     with PORT.open("r+b", buffering=0) as port:
         tty.setraw(port.fileno())
         line = b""
-        while not line.endswith(b"\n"):
-            line += port.read(4096) or b""
-            if line == ASK:
-                line = b""
-                port.write(READY)
+        while not line.startswith(b"{"):
+            port.write(READY)
+            line = read_line(port)
         try:
             has_rsa = renew(json.loads(line.decode()))
         except Exception as error:

@@ -50,7 +50,7 @@ def owner(pid: int) -> Owner | None:
         return None
     if fields[0] in ("Z", "X"):
         return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return Owner(pid=pid, start=int(fields[19]), boot=boot)
 
 

@@ -299,7 +299,7 @@ def _with_other_ports(lease: Lease, error: PortTaken) -> Lease:
 
     Raises HostError for a port that was asked for by its number.
     """
-    named = re.search(r"(tcp|udp):127\.0\.0\.1:(\d+)-", "\n".join(text for _, text in error.details))
+    named = re.search(r"forwarding rule '(tcp|udp):127\.0\.0\.1:(\d+)-", "\n".join(text for _, text in error.details))
     taken = int(named[2]) if named else None
     for forward in lease.forwards:
         if forward.is_fixed and forward.host_port == taken:

@@ -43,7 +43,7 @@ class Capacity(Frozen):
 
 def host_capacity(*, wait_s: float = 0) -> Capacity:
     """All memory of the host less a reserve. Source: proc_meminfo(5), MemTotal, in KiB."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     total = next(int(line.split()[1]) // 1024 for line in lines if line.startswith("MemTotal:"))
     return Capacity(total_mib=max(0, total - _RESERVE_MIB), wait_s=wait_s)
 

@@ -140,5 +140,5 @@ def with_own_key(order: Order, lease: Lease, place: Path) -> Lease:
         return lease
     key = place / OWN_KEY
     ssh.make_key(key, comment=f"golden clone {order.name}")
-    public = key.with_name(f"{OWN_KEY}.pub").read_text(encoding="ascii").strip()
+    public = key.with_name(f"{OWN_KEY}.pub").read_text(encoding="utf-8").strip()
     return lease.model_copy(update={"authorized_key": public})

@@ -22,7 +22,7 @@ from pathlib import Path
 from builder import store
 from builder.clones.leases import Lease, Pin, whole_leases
 from builder.errors import VerifyError
-from builder.model import ImageId
+from builder.model import Frozen, ImageId
 
 
 def folder(state: Path) -> Path:
@@ -120,6 +120,25 @@ def remedy(pin: Pin, lease: Lease) -> str:
     package = f"golden-{image}-image-{version}"
     verb = "reinstall" if pin.original.exists() else "install"
     return f"dnf {verb} {package} && golden clone repair {lease.name}"
+
+
+class Fault(Frozen):
+    """A clone that cannot start. found: in the user's words. remedy: what to type."""
+
+    clone: str
+    found: str
+    remedy: str
+
+
+def faults(state: Path) -> list[Fault]:
+    """Of all clones whose image files are gone or changed, as far as that is to be seen without reading them all."""
+    found = []
+    for lease in whole_leases(state):
+        for pin in lease.pins:
+            if (fault := find_fault(pin, is_full=False)) is not None:
+                found.append(Fault(clone=lease.name, found=f"{pin.path} {fault}", remedy=remedy(pin, lease)))
+                break
+    return found
 
 
 def repair(lease: Lease, *, state: Path) -> list[Path]:

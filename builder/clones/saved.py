@@ -34,6 +34,7 @@ from builder.tools.domain import MACHINES, Machine, Nic
 from builder.tools.libvirt import Connection
 
 RENEW_TIMEOUT_S = 60.0
+_ASK_AGAIN_S = 2.0
 
 
 class Circumstances(Frozen):
@@ -99,7 +100,7 @@ def _of_host(connection: Connection) -> dict[str, str]:
         "qemu": versions["qemu"],
         "libvirt": versions["libvirt"],
         "cpu": _cpu(),
-        "host": machine_id.read_text(encoding="ascii").strip() if machine_id.exists() else platform.node(),
+        "host": machine_id.read_text(encoding="utf-8").strip() if machine_id.exists() else platform.node(),
         "kernel": platform.release(),
         "agent": hashlib.sha256(agent_text().encode()).hexdigest()[:12],
     }
@@ -196,12 +197,13 @@ def renew(lease: Lease, saved: Saved, machine: Machine, *, timeout_s: float = RE
 
 
 def is_waiting(path: Path, *, timeout_s: float) -> bool:
-    """Whether the agent answers at the guest's second serial port; asked again, as what comes too early is lost."""
+    """Whether the agent answers at the guest's second serial port within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     with _port(path) as port:
+        # Asked again: what comes while the guest opens its port may be lost.
         while time.monotonic() < deadline:
-            port.sendall(agent.ASK)
-            if agent.READY in _read(port, until=(agent.READY,), timeout_s=1):
+            port.sendall(b"?\n")
+            if agent.READY in _read(port, until=(agent.READY,), timeout_s=_ASK_AGAIN_S):
                 return True
     return False
 

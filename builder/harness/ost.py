@@ -18,7 +18,7 @@ from pathlib import Path
 from builder import store
 from builder.errors import ConfigError, VerifyError, did_you_mean
 from builder.frozen import Frozen
-from builder.model import Build
+from builder.model import Build, version_key
 from builder.tools import qemu_img
 
 FOLDER = Path("/usr/share/ost-images")
@@ -81,7 +81,7 @@ def plan(images: Path, *, distribution: str | None, folder: Path, key: Path | No
         )
     links: dict[str, Path] = {}
     texts: dict[str, str] = {}
-    versions = {}
+    versions: dict[str, str] = {}
     for image, link in mine.items():
         if not link.exists():
             raise VerifyError(
@@ -90,13 +90,22 @@ def plan(images: Path, *, distribution: str | None, folder: Path, key: Path | No
             )
         chain = [part.path.resolve() for part in qemu_img.chain(link.resolve())]
         builds = [store.read_build(file.with_suffix(".json")) for file in chain]
-        links[f"{image}.qcow2"] = chain[0]
         links |= {file.name: file for file in chain}
-        texts |= _lists(image, chain, builds)
-        versions[image] = builds[0].version
+        for depth, build in enumerate(builds):
+            # A parent that came along with a leaf has no link of its own; of two of its versions the newer one counts.
+            is_own = depth == 0
+            if not is_own and (build.image in mine or not _is_newer(build.version, versions.get(build.image))):
+                continue
+            links[f"{build.image}.qcow2"] = chain[depth]
+            texts |= _lists(build.image, chain[depth:], builds[depth:])
+            versions[build.image] = build.version
     links[f"{wanted}_id_rsa"] = key.resolve()
     links[f"{wanted}_id_rsa.pub"] = key.with_name(f"{key.name}.pub").resolve()
     return Layout(distribution=wanted, folder=folder, links=links, texts=texts, images=versions)
+
+
+def _is_newer(version: str, than: str | None) -> bool:
+    return than is None or version_key(version) > version_key(than)
 
 
 def _lists(image: str, chain: list[Path], builds: list[Build]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from builder.harness.declaration import FILE, Test
 from builder.harness.guest import Address, Guest
 from builder.harness.outcome import Cause
 from builder.tools import ssh
+from builder.tools.sparrowdo import command
 
 # Where a guest in user mode finds this host's loopback, and with it the SSH ports of the other machines.
 # Source: qemu(1), "-netdev user".
@@ -191,7 +192,31 @@ def last_line(output: str) -> str:
 
 
 def _sparrowfile(context: Context, guest: Guest, watch: Callable[[], None]) -> None:
-    raise NotImplementedError
+    """Tasks, files, … beside the sparrowfile go along; plugins come from nowhere but the image's own cache."""
+    test = context.test
+    command.program()
+    file = test.folder / (test.file or "")
+    job = command.Job(
+        title=f"the sparrowfile {test.file}",
+        text=file.read_text(encoding="utf-8"),
+        project=test.folder,
+        folder=".",
+    )
+    log = context.logs / "sparrowdo.log"
+    ended = command.carry_out(
+        job,
+        guest.target,
+        retries=2,
+        deadline=context.deadline,
+        log=log,
+        watch=watch,
+        note=lambda _: None,
+        is_test=True,
+    )
+    watch()
+    if ended.failure is not None:
+        cause: Cause = "limit" if ended.failure.status is None and context.left_s <= 1 else "test"
+        raise Failed(f"{test.file} on {guest.name}: {ended.failure.cause}", cause)
 
 
 # --- pytest -----------------------------------------------------------------------------------------------------

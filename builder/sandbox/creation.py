@@ -171,6 +171,9 @@ class Makers:
             package = content.package
             note(package.name)
             staged = self.work / "stage" / where / package.name
+            if package.initrd_files:
+                target = staged / "boot" / package.initrd_name
+                initrd.build_of_files(target, files=package.initrd_files, staged=self.work / "stage/base")
             folder = self.work / "rpmbuild" / where / package.name
             folder.mkdir(parents=True)
             files = folder / "files"

@@ -17,6 +17,8 @@ class Package:
 
     debian holds fnmatch patterns. overlay: folder below `data/` whose files are added. bump: added to the release.
     version: the RPM's version where there is no Debian package to take it from.
+    initrd_files: of the guest, patterns below `usr/`; they go into an initial RAM disk of their own, `initrd_name`,
+    that is put behind the kernel's where a machine needs it to find its root.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Package:
     links: tuple[tuple[str, str], ...] = ()
     modules: tuple[str, ...] = ()
     initrd_modules: tuple[str, ...] = ()
+    initrd_files: tuple[str, ...] = ()
+    initrd_name: str = ""
     overlay: str = ""
     version: str | None = None
     bump: str = ""
@@ -78,6 +82,8 @@ def _package(name: str, row: dict[str, Any], table: dict[str, Any]) -> Package:
         links=tuple(row.get("links", {}).items()),
         modules=tuple(row.get("modules", ())),
         initrd_modules=tuple(row.get("initrd_modules", ())),
+        initrd_files=tuple(row.get("initrd_files", ())),
+        initrd_name=row.get("initrd_name", ""),
         overlay=f"root/{name}",
         version=table["release"] if row.get("version") == "release" else None,
     )

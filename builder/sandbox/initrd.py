@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +29,7 @@ INSTALLER_MODULES = (
     "loop",
     "squashfs",
     "overlay",
+    "dm_mod",
     "ext4",
     "xfs",
     "virtio-rng",
@@ -73,6 +75,35 @@ def build(target: Path, *, init: str, busybox: Path, modules: Iterable[str], bas
     archive.file("modules/order", "".join(f"{Path(path).name}\n" for path in order).encode())
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(gzip.compress(archive.finish(), compresslevel=6, mtime=0))
+
+
+def build_of_files(target: Path, *, files: Iterable[str], staged: Path) -> None:
+    """Write an initrd that is put behind another one: programs and libraries of the guest.
+
+    files: below `usr/` of one of the packages, which are the folders in `staged`. There, and here below `/`, they lie
+    where the loader looks for them. Raises VerifyError for a file that no package has.
+    """
+    archive, folders = Archive(), set()
+    for name in files:
+        found = _staged(name, staged)
+        for folder in reversed(Path(name).parents[:-1]):
+            if folder not in folders:
+                archive.folder(folder.as_posix())
+                folders.add(folder)
+        archive.file(name, found.read_bytes(), mode=0o755)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(gzip.compress(archive.finish(), compresslevel=6, mtime=0))
+
+
+def _staged(name: str, staged: Path) -> Path:
+    """The guest's file /usr/NAME. An absolute link leads to another file of the guest, never to one of this host."""
+    places = (folder / "usr" / name for folder in sorted(staged.iterdir()))
+    found = next((path for path in places if os.path.lexists(path)), None)
+    if found is None:
+        raise VerifyError(f"no package of the sandbox has /usr/{name}, which its initrd needs")
+    if found.is_symlink() and (target := found.readlink()).is_absolute():
+        return _staged(target.relative_to("/").as_posix().removeprefix("usr/"), staged)
+    return found
 
 
 class Archive:

@@ -76,10 +76,10 @@ class Nic(Frozen):
 class Machine(Frozen):
     """A virtual machine. Its SSH port is forwarded to the host's loopback by its first card in user mode.
 
-    ssh_port: port on 127.0.0.1; of no use without a card in user mode. console_log: libvirt appends what the serial
-    console prints to it. hostname: what the user-mode network's DHCP server tells the guest to be called.
-    credentials: name -> content, for the guest's systemd, without a disk. renewal: a socket at which the host reaches
-    the second serial port.
+    scratch: a raw disk behind the others, for what is not to outlive the machine. ssh_port: port on 127.0.0.1; of no
+    use without a card in user mode. console_log: libvirt appends what the serial console prints to it. hostname: what
+    the user-mode network's DHCP server tells the guest to be called. credentials: name -> content, for the guest's
+    systemd, without a disk. renewal: a socket at which the host reaches the second serial port.
     """
 
     name: str
@@ -91,6 +91,7 @@ class Machine(Frozen):
     memory_mib: int
     cpus: int
     disks: tuple[Disk, ...]
+    scratch: Path | None = None
     ssh_port: int
     console_log: Path
     nics: tuple[Nic, ...] = (Nic(),)
@@ -188,6 +189,11 @@ def _devices(root: ET.Element, machine: Machine) -> None:
     devices = ET.SubElement(root, "devices")
     for index, disk in enumerate(machine.disks):
         _disk(devices, disk, target=f"vd{chr(ord('a') + index)}")
+    if machine.scratch is not None:
+        element = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(element, "driver", name="qemu", type="raw", cache="unsafe", discard="unmap")
+        ET.SubElement(element, "source", file=str(machine.scratch))
+        ET.SubElement(element, "target", dev=f"vd{chr(ord('a') + len(machine.disks))}", bus="virtio")
     for nic, address in zip(machine.nics, machine.macs, strict=False):
         if nic.kind != "user":
             _interface(devices, nic, address)

@@ -20,6 +20,9 @@ _REFUSED = {
     "NODATA": "there is no signature in it",
 }
 
+# Where the package distribution-gpg-keys puts the keys of distributions. Source: its spec.
+_PACKAGED_KEYS = Path("/usr/share/distribution-gpg-keys")
+
 
 def signed_text(file: Path, *, signature: Path | None, key: Path, what: str) -> bytes:
     """What of `file` was signed with `key`: all of it with a `signature` apart, else what lies inside its clearsign.
@@ -28,7 +31,12 @@ def signed_text(file: Path, *, signature: Path | None, key: Path, what: str) -> 
     reason if nothing, or something else, was signed with it.
     """
     if not key.is_file():
-        raise ConfigError(f"the key that {what} has to be signed with is not there: {key}")
+        raise ConfigError(
+            f"the key that {what} has to be signed with is not there: {key}",
+            try_next="install distribution-gpg-keys (of Fedora and EPEL), or name a file of your own: gpg_key = …"
+            if key.is_relative_to(_PACKAGED_KEYS)
+            else None,
+        )
     with tempfile.TemporaryDirectory(prefix="golden-gpg-") as folder:
         home = Path(folder)
         gpg = ["gpg", "--homedir", folder, "--batch", "--no-tty", "--no-autostart", "--status-fd", "1"]

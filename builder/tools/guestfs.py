@@ -22,6 +22,10 @@ _OUTPUT_MAGIC = "golden-output-disk"
 OUTPUT_BYTES = 256 * MIB
 _LARGEST_FILE = 64 * MIB
 _START_TIMEOUT_S = 120
+_LONGEST_OUTPUT = 32 * MIB
+# Where virt-customize lets what it runs print to, in the guest; it is appended to, and virt-customize leaves it there.
+_PRINTED = "/tmp/builder.log"
+_HEADING = "== golden runs "
 _RUNNING = re.compile(r"^\[ *[0-9.]+\] (.*)$")
 
 
@@ -31,6 +35,16 @@ class Operation(Frozen):
     name: str
     script: str
     timeout_s: float
+
+
+def copy_printed(folder: str) -> str:
+    """A shell line for the guest: what the operations have printed so far as the file `log` in `folder`."""
+    return f"[ ! -f {_PRINTED} ] || tail -c {_LONGEST_OUTPUT} {_PRINTED} > {folder}/log\n"
+
+
+def forget_printed() -> str:
+    """A shell line for the guest, the last one of a phase: nothing of that stays in the guest."""
+    return f"rm -f {_PRINTED}\n"
 
 
 def environment(*, is_kvm: bool) -> dict[str, str]:
@@ -46,7 +60,7 @@ def write_scripts(operations: Sequence[Operation], folder: Path) -> None:
         # Nobody else may read it, not even for a moment: one of them may hold the hash of a password.
         path.unlink(missing_ok=True)
         path.touch(mode=0o700)
-        path.write_text(f"#!/bin/sh\nset -eu\n{operation.script}", encoding="utf-8")
+        path.write_text(f"#!/bin/sh\nset -eu\necho '{_HEADING}{operation.name}'\n{operation.script}", encoding="utf-8")
 
 
 def argv(
@@ -144,6 +158,12 @@ def read_output_disk(path: Path) -> dict[str, bytes]:
     except tarfile.TarError as error:
         raise VerifyError(f"the guest left nothing readable on its output disk: {error}", log=path) from error
     return files
+
+
+def printed(log: str) -> dict[str, str]:
+    """What `copy_printed` saved, by operation; without those that printed nothing."""
+    parts = re.split(rf"^{_HEADING}([A-Za-z0-9-]+)\n", log, flags=re.MULTILINE)
+    return {name: text for name, text in zip(parts[1::2], parts[2::2], strict=True) if text.strip()}
 
 
 def _script(operation: Operation, folder: Path) -> Path:

@@ -64,25 +64,22 @@ def _options() -> list[str]:
     return words
 
 
-def copy_command(target: Target, sources: Sequence[str], destination: str, *, is_out: bool) -> list[str | Path]:
-    """The argv that copies files and folders, with their times and modes, into the guest or, is_out, out of it."""
+def copy_command(
+    target: Target, sources: Sequence[str | Path], destination: str | Path, *, is_out: bool = False
+) -> list[str | Path]:
+    """The argv that copies files and folders, with times and modes, into the guest or, is_out, out. Source: scp(1)."""
 
-    def there(path: str) -> str:
+    def there(path: str | Path) -> str:
         return f"{target.user}@{target.host}:{path}"
 
-    argv: list[str | Path] = [
-        "scp",
-        "-F",
-        "/dev/null",
-        "-P",
-        str(target.port),
-        "-i",
-        target.key,
-        *_options(),
-        "-rp",
-        "--",
-    ]
+    argv: list[str | Path] = ["scp", "-F", "/dev/null", "-P", str(target.port), "-i", target.key, *_options()]
+    argv += ["-r", "-p", "--"]
     return [*argv, *map(there, sources), destination] if is_out else [*argv, *sources, there(destination)]
+
+
+def why_no_login(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str | None:
+    """What ssh says when a command cannot be run there, or None if it can."""
+    return _no_login(target, limit_s=timeout_s, but_not_boot=None)
 
 
 def run_script(

@@ -307,6 +307,39 @@ def test_a_missing_key(project: Project) -> None:
     assert f"the key that {project.server.url}/CHECKSUM has to be signed with is not there: {key}\n" in ended.stderr
 
 
+def test_the_key_of_the_distribution(project: Project, signer: Signer) -> None:
+    sums = project.folder / "CHECKSUM"
+    sums.write_text(f"{sha256(DVD)}  x.iso\n")
+    put = project.server.put
+    address = put("CHECKSUM", signer.clearsigned(sums).read_bytes())
+    project.source(f'dvd = "{put("x.iso", DVD)}", checksums = "{address}", key = "distribution"')
+    file = project.folder / "golden.toml"
+    text = file.read_text()
+    file.write_text(text.replace('inherits = "el9"', f'inherits = "el9"\ngpg_key = "{signer.key}"'))
+    assert project.fetched().read_bytes() == DVD
+    packaged = "/usr/share/distribution-gpg-keys/none/RPM-GPG-KEY-none"
+    file.write_text(text.replace('inherits = "el9"', f'inherits = "el9"\ngpg_key = "{packaged}"'))
+    ended = project("cache", "fetch", expect=2)
+    assert f"has to be signed with is not there: {packaged}\n" in ended.stderr
+    assert (
+        "try: install distribution-gpg-keys (of Fedora and EPEL), or name a file of your own: gpg_key = "
+        in ended.stderr
+    )
+
+
+@pytest.mark.parametrize("missing", ["SUMS", "SUMS.asc"])
+def test_a_checksum_file_or_signature_that_is_not_there(project: Project, signer: Signer, missing: str) -> None:
+    put = project.server.put
+    dvd, sums = put("x.iso", DVD), put("SUMS", f"{sha256(DVD)}  x.iso".encode())
+    project.server.files.pop(f"/{missing}", None)  # the signature never was
+    project.source(
+        f'dvd = "{dvd}", checksums = "{sums}", signature = "{project.server.url}/SUMS.asc", key = "{signer.key}"'
+    )
+    ended = project("cache", "fetch", expect=4)
+    assert f"golden: error: could not download {project.server.url}/{missing}\n" in ended.stderr
+    assert project.server.asked("x.iso") == []
+
+
 def test_a_file_that_is_not_there(project: Project) -> None:
     project.source(f'dvd = "{project.server.url}/x.iso"')
     ended = project("cache", "fetch", expect=4)

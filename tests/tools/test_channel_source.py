@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ import pytest
 from builder import bases, config, importing
 from builder.model import Build, Image
 from builder.package import package
+from builder.pipeline import Host, Pipeline
+from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.publish import current_compose, publish
 from builder.run import query
@@ -164,6 +168,26 @@ def test_what_is_here_is_not_downloaded_again_and_a_new_version_is(
     assert channel.fetch().name == "sandbox-base-20261121.1.qcow2"
     channel.source(f', sha256 = "{published["sandbox-base"].id.sha256}"', image="sandbox-base")
     assert channel.fetch().name == "sandbox-base-20261121.1.qcow2"
+
+
+def test_a_dry_run_says_how_the_chain_comes_here_and_then_what_is_done_with_it(
+    channel: Channel, published: dict[str, Build]
+) -> None:
+    channel.source()
+    project, state = config.load(channel.folder / "golden.toml"), channel.folder / "state"
+    host = Host(uri="qemu:///system", accelerator=Accelerator(kind="tcg", reason="a test"))
+    pipeline = Pipeline(project, Store(state, "x"), host=host, reporter=Reporter("quiet"))
+
+    def lines() -> list[str]:
+        return [command.line for command in pipeline.dry_run(["trial-base"], rebuild=[])["trial-base"]]
+
+    download = lines()[0]
+    assert download == f"golden --file {channel.folder}/golden.toml --state {state} cache fetch trial-base"
+    assert channel.golden(*shlex.split(download)[1:]).returncode == 0
+    (file,) = (state / "cache" / "files").glob(f"*/{IMAGE}-*.qcow2")
+    first = lines()
+    assert first[0] == f"qemu-img check -f qcow2 --output=json {file}"
+    assert any(line.startswith(f"qemu-img convert -f qcow2 -O qcow2 {file} ") for line in first)
 
 
 def test_one_compose_is_a_channel_too(channel: Channel, published: dict[str, Build]) -> None:
@@ -360,3 +384,28 @@ def test_a_download_that_broke_off_goes_on(channel: Channel, published: dict[str
     assert channel.fetch().name == f"{published[IMAGE].stem}.qcow2"
     assert len(json.loads(channel.golden("cache", "prune", "--keep", "0", "--json").stdout)) == 1
     assert json.loads(channel.golden("cache", "list", "--json").stdout) == []
+
+
+def test_two_goldens_download_a_chain_once(channel: Channel, published: dict[str, Build]) -> None:
+    fetched: list[Path | None] = []
+    with mirror() as server:
+        for file in channel.compose.rglob("*.*"):
+            server.put(str(file.relative_to(channel.store.channels)), file.read_bytes())
+        compose = channel.compose.relative_to(channel.store.channels)
+        server.put("candidate/mirrorlist", f"{server.url}/{compose}/\n".encode())
+        channel.source(channel=f"{server.url}/candidate")
+        project, state = config.load(channel.folder / "golden.toml"), channel.folder / "state"
+
+        def fetch() -> None:
+            bases.refresh(project, ["trial-base"], state=state, reporter=Reporter("quiet"))
+            fetched.append(bases.fetch(project, "trial-base", state=state, reporter=Reporter("quiet")))
+
+        threads = [threading.Thread(target=fetch) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        asked = [request.path.rpartition("/")[2] for request in server.requests if request.path.endswith(".rpm")]
+    assert len(fetched) == 3
+    assert len(set(fetched)) == 1
+    assert sorted(asked) == sorted(f"golden-{id}-image-20261121.1-20261121.1-1.noarch.rpm" for id in published)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder import run
-from builder.errors import HostError, ToolError
+from builder.errors import HostError, ToolError, VerifyError
 from builder.sandbox import debian, definition, dvd, host, initrd, installer, repack, stage
 from builder.sandbox.debian import Deb
 from builder.sandbox.definition import Package
@@ -112,6 +112,30 @@ def test_cpio_reads_the_initrd(tmp_path: Path) -> None:
         *("bin", "bin/busybox", "dev", "dev/console", "init", "modules", "modules/order", "modules/virtio_blk.ko")
     }
     assert (rows["dev/console"], rows["init"]) == ("crw-------", "-rwxr-xr-x")
+
+
+def test_cpio_reads_the_initrd_of_programs(tmp_path: Path) -> None:
+    """The loader is an absolute link, in the guest to a file of the guest's: never to this host's."""
+    staged = tmp_path / "base"
+    (staged / "glibc/usr/lib64").mkdir(parents=True)
+    (staged / "glibc/usr/lib/x").mkdir(parents=True)
+    (staged / "lvm2/usr/sbin").mkdir(parents=True)
+    (staged / "glibc/usr/lib64/ld.so.2").symlink_to("/lib/x/ld-2.36.so")
+    (staged / "glibc/usr/lib/x/ld-2.36.so").write_text("the guest's loader")
+    (staged / "lvm2/usr/sbin/lvm").write_text("lvm")
+    target, tree = tmp_path / "boot/initrd.img", tmp_path / "tree"
+    initrd.build_of_files(target, files=["sbin/lvm", "lib64/ld.so.2", "lib/x/ld-2.36.so"], staged=staged)
+    tree.mkdir()
+    run.run(
+        ["sh", "-c", f"gzip -dc {target} | cpio -idm -D {tree}"],
+        why="unpack the initrd",
+        timeout_s=60,
+        log=tmp_path / "log",
+    )
+    assert (tree / "lib64/ld.so.2").read_text() == "the guest's loader"
+    assert (tree / "sbin/lvm").stat().st_mode & 0o777 == 0o755
+    with pytest.raises(VerifyError, match=r"no package of the sandbox has /usr/sbin/dmsetup, which its initrd needs"):
+        initrd.build_of_files(target, files=["sbin/dmsetup"], staged=staged)
 
 
 @pytest.mark.parametrize("script", ["guest-init", "installer-init"])

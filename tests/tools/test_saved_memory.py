@@ -54,9 +54,7 @@ def saved(connection: Connection, open_path: Path) -> tuple[Path, Path]:
     return open_path / "memory", open_path / "first/disk.qcow2"
 
 
-def test_two_machines_go_on_from_one_memory(
-    connection: Connection, saved: tuple[Path, Path], open_path: Path
-) -> None:
+def test_two_machines_go_on_from_one_memory(connection: Connection, saved: tuple[Path, Path], open_path: Path) -> None:
     memory, disk = saved
     disk.chmod(0o444)
     size = memory.stat().st_size

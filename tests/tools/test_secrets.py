@@ -47,7 +47,7 @@ class TestInit:
         assert Path(made["public_key"]).read_text().startswith("ssh-ed25519 ")
         derived = subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, text=True, check=True).stdout
         assert Path(made["public_key"]).read_text().split()[1] == derived.split()[1]
-        assert Path(made["gitignore"]).read_text() == "/keys/\n/golden.private.toml\n"
+        assert Path(made["gitignore"]).read_text() == "/keys/\n/golden.private.toml\n/golden.private/\n"
 
     @pytest.mark.parametrize("distribution", starter.distributions())
     def test_its_golden_toml_is_good(self, tmp_path: Path, distribution: str) -> None:
@@ -68,11 +68,13 @@ class TestInit:
         (tmp_path / ".gitignore").write_text("*.iso")
         starter.start(tmp_path, distribution="rocky9")
         (tmp_path / "golden.private.toml").touch()
+        (tmp_path / "golden.private").mkdir()
+        (tmp_path / "golden.private" / "fix.patch").touch()
         seen = subprocess.run(
             ["git", "-C", tmp_path, "status", "--porcelain", "-uall"], capture_output=True, text=True, check=True
         ).stdout
         assert seen == "?? .gitignore\n?? golden.toml\n"
-        assert (tmp_path / ".gitignore").read_text() == "*.iso\n/keys/\n/golden.private.toml\n"
+        assert (tmp_path / ".gitignore").read_text() == "*.iso\n/keys/\n/golden.private.toml\n/golden.private/\n"
 
     @pytest.mark.parametrize("there", ["golden.toml", "keys/id_ed25519", "keys/id_ed25519.pub"])
     def test_nothing_is_overwritten(self, tmp_path: Path, there: str) -> None:

@@ -109,7 +109,10 @@ def test_options_are_valid_everywhere_too(name: str) -> None:
 )
 def test_openscap_goes_by_the_installers_own_name(name: str, addon: str) -> None:
     text = render(known("x86_64")[name], openscap="cis_server_l1")
-    assert f"%addon {addon}\n    content-type = scap-security-guide\n    profile = cis_server_l1\n%end\n" in text
+    profile = "xccdf_org.ssgproject.content_profile_cis_server_l1"
+    section = f"%addon {addon}\n    content-type = scap-security-guide\n    profile = {profile}\n%end\n"
+    assert section in text
+    assert section in render(known("x86_64")[name], openscap=profile)
 
 
 def test_the_network_of_a_guest_has_one_default_route_and_a_stable_address() -> None:
@@ -366,3 +369,14 @@ def test_golden_distributions_tells_of_the_projects_own_and_what_is_wrong_with_i
         "the kickstart of 'mine9-base' is not valid for RHEL9; nothing was started; "
         "line 2, kickstart: Unknown command: nonsense"
     )
+
+
+def test_the_key_of_each_distribution_is_where_the_package_of_keys_has_it() -> None:
+    keys = {name: it.gpg_key for name, it in known("x86_64").items() if it.gpg_key}
+    assert set(keys) == set(catalogue())
+    for name, key in keys.items():
+        assert key.is_relative_to("/usr/share/distribution-gpg-keys")
+        assert key.name.startswith("RPM-GPG-KEY-")
+        # "Rocky-9" for rocky9; CentOS signs all of its releases with one key.
+        release = "".join(c for c in name if c.isdigit())
+        assert key.name.endswith((release, f"{release}-release", f"{release}-primary")) or "CentOS-Official" in key.name

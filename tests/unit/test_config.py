@@ -147,8 +147,8 @@ parent = "sandbox-a"
         (
             '[image.rocky9-base]\ndistribution = "rocky9"\nsteps = [ { install = ["a"], run = ["b"] } ]\n',
             "line 3, image.rocky9-base.steps.0: a step says one thing to do, one of upgrade, install, remove, "
-            "groups, modules, copy, write, run, script, services, selinux, sshkeys, repos, shell, ansible, reboot; "
-            "this one has ['install', 'run']",
+            "groups, modules, copy, write, run, script, services, selinux, sshkeys, repos, shell, ansible, sparrowdo, "
+            "reboot; this one has ['install', 'run']",
         ),
         (
             '[distribution.a]\ninherits = "b"\n[distribution.b]\ninherits = "a"\n',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -16,6 +17,14 @@ from builder.cli import golden
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    made = runpy.run_path(str(TOP / "docs/reference/make.py"))["pages"]()
+    assert set(made) == {page.name for page in (TOP / "docs/reference").glob("*.md")}
+    for name, text in made.items():
+        found = (TOP / "docs/reference" / name).read_text(encoding="utf-8")
+        assert found == text, f"docs/reference/{name} is out of date; run: make reference"
 
 
 @pytest.mark.parametrize("model", [config._Project, config._Distribution, config._Image], ids=lambda m: m.__name__)

@@ -40,6 +40,7 @@ FLOORS: dict[str, int] = {
             "config_messages",
             "trees",
             "package_changes",
+            "private_keys",
             "last_seen",
         ],
         1,
@@ -66,7 +67,9 @@ FLOORS: dict[str, int] = {
         ],
         4,
     ),
-    **dict.fromkeys(["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived", "harness"], 5),
+    **dict.fromkeys(
+        ["inputs", "layer", "plan", "pipeline", "bases", "flatten", "derived", "sparrowfiles", "harness"], 5
+    ),
     **dict.fromkeys(["cli", "__main__", "pytest_golden"], 6),
 }
 

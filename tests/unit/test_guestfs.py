@@ -64,3 +64,20 @@ def test_packages_are_sorted_and_a_guest_without_any_was_not_installed(tmp_path:
     assert report.packages == ("a-1-1.noarch", "b-1-1.noarch")
     with pytest.raises(VerifyError, match="the guest has no package installed"):
         seal.read_report(output_disk(tmp_path / "p", {"./packages": b""}))
+
+
+def test_what_steps_printed_is_a_log_for_each(tmp_path: Path) -> None:
+    log = (
+        b"Setting a random seed\n== golden runs cache-begin\n== golden runs 1-install\nComplete!\n\xff\n"
+        b"a line == golden runs not a heading\n== golden runs 2-run\n\n== golden runs ../x\nevil\n"
+    )
+    seal.keep_output(output_disk(tmp_path / "o", {"./log": log}), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.log")} == {
+        "1-install.log": "Complete!\n�\na line == golden runs not a heading\n",
+        "2-run.log": "\n== golden runs ../x\nevil\n",
+    }
+
+
+def test_a_phase_in_which_nothing_was_printed_leaves_no_log(tmp_path: Path) -> None:
+    seal.keep_output(output_disk(tmp_path / "o", {"./packages": b"a\n"}), tmp_path)
+    assert list(tmp_path.glob("*.log")) == []

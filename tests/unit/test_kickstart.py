@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pykickstart.parser import KickstartParser
+from pykickstart.version import makeVersion
 
 from builder import bases, install, templates
 from builder.config import load
@@ -28,6 +30,19 @@ def test_the_sandbox_and_rocky_differ_in_nothing_but_their_title(tmp_path: Path)
     sandbox, rocky = (install.kickstart(IMAGE, it, ssh_public_key=KEY) for it in (known["sandbox"], rocky_dvd))
     differing = [(a, b) for a, b in zip(sandbox.splitlines(), rocky.splitlines(), strict=True) if a != b]
     assert [a.split(" for ")[0] for a, _ in differing] == ["# sandbox-base: rendered by golden from el.ks.j2"]
+
+
+@pytest.mark.parametrize("layout", ["plain", "separate-lvm"])
+def test_nobody_has_a_password(tmp_path: Path, layout: str) -> None:
+    """What a project says of root's password is a step, later: it is not in the kickstart."""
+    for it in distributions(tmp_path).values():
+        distribution = it.model_copy(update={"source": Source(dvd="/x.iso"), "layout": layout})
+        text = install.kickstart(IMAGE, distribution, ssh_public_key=KEY)
+        parser = KickstartParser(makeVersion(distribution.kickstart_version))
+        parser.readKickstartFromString(text)
+        root, (user,) = parser.handler.rootpw, parser.handler.user.userList
+        assert (root.lock, root.password) == (True, "")
+        assert (user.name, user.lock, user.password) == ("golden", True, "")
 
 
 @pytest.mark.parametrize(

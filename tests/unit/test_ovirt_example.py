@@ -114,7 +114,15 @@ def test_it_renders(example: Path) -> None:
         )
     work = example.parent / "work"
     scripts = {path.name for path in (work / "almalinux9-host-installed" / "steps").iterdir()}
-    assert {"1-install.sh", "2-selinux.sh", "3-services.sh", "cache-begin.sh", "cache-end.sh", "seal.sh"} == scripts
+    assert {
+        "1-install.sh",
+        "2-selinux.sh",
+        "3-services.sh",
+        "cache-begin.sh",
+        "cache-end.sh",
+        "keep-output.sh",
+        "seal.sh",
+    } == scripts
     assert json.loads((work / "rocky9-host-installed" / "4-ansible" / "vars.json").read_text()) == {"nested": True}
     assert (work / "rocky9-deps-installed" / "input.raw").stat().st_size > 0
     assert "almalinux9-base" in (work / "almalinux9-base" / "almalinux9-base.ks").read_text()

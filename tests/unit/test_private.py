@@ -94,6 +94,23 @@ def test_a_private_image_of_its_own(tmp_path: Path) -> None:
     assert private_images(found) == {"sandbox-embargoed"}
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        '{ copy = { "golden.private/fix" = "/opt/fix" } }',
+        '{ script = "golden.private/fix.sh" }',
+        '{ sshkeys = ["golden.private/team.pub"] }',
+        '{ repos = { embargoed = "golden.private/rpms" }, keep = false }',
+        '{ ansible = "golden.private/play/site.yml" }',
+    ],
+)
+def test_what_reads_from_the_private_folder_is_private_whichever_file_says_so(tmp_path: Path, step: str) -> None:
+    image = f'[image.sandbox-fixed]\nparent = "sandbox-upgrade"\nflat = true\nsteps = [{step}]\n'
+    assert private_images(project(tmp_path, public=PUBLIC + image)) == {"sandbox-fixed", "sandbox-fixed-flat"}
+    public = image.replace("golden.private/", "golden.private.d/")
+    assert private_images(project(tmp_path, public=PUBLIC + public)) == set()
+
+
 def test_a_private_build_is_never_reused_for_a_public_image(tmp_path: Path) -> None:
     public = project(tmp_path).images["sandbox-tools"]
     private = project(tmp_path, private='[image.sandbox-tools]\ndescription = "x"\n').images["sandbox-tools"]

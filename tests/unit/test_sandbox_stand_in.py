@@ -8,7 +8,8 @@ import pytest
 
 from builder.sandbox.stand_in import console, main, plan, storage, system
 from builder.sandbox.stand_in.console import InstallError, NeedsInput
-from builder.sandbox.stand_in.plan import Partition, Plan
+from builder.sandbox.stand_in.disks import Partition
+from builder.sandbox.stand_in.plan import Plan
 
 KICKSTART = """\
 text
@@ -170,9 +171,9 @@ def test_the_partition_table_marks_boot_as_active() -> None:
         "label: dos",
         "unit: sectors",
         "",
-        "start=2048, size=2048, type=83, bootable",
-        "start=4096, size=4096, type=82",
-        "start=8192, size=6144, type=83",
+        "start=2048, size=2048, type=L, bootable",
+        "start=4096, size=4096, type=S",
+        "start=8192, size=6144, type=L",
     ]
 
 

@@ -80,6 +80,23 @@ def test_how_a_person_brings_an_image_of_a_channel(tmp_path: Path) -> None:
     assert bases.download_command(project, "x-top", state=tmp_path / "state") is None
 
 
+def test_the_key_of_the_distribution(tmp_path: Path) -> None:
+    file = tmp_path / "golden.toml"
+    source = "source = { qcow2 = 'x.qcow2', checksums = 'SUMS', key = 'distribution' }\n"
+    file.write_text(f'[distribution.rocky9]\n{source}[distribution.mine]\ninherits = "rocky9"\ngpg_key = "keys/mine"\n')
+    known = load(file).distributions
+    assert known["rocky9"].gpg_key == Path("/usr/share/distribution-gpg-keys/rocky/RPM-GPG-KEY-Rocky-9")
+    assert [it.source.key for it in (known["rocky9"], known["mine"]) if it.source] == [
+        known["rocky9"].gpg_key,
+        tmp_path / "keys/mine",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load_source(tmp_path, "{ qcow2 = 'x.qcow2', checksums = 'SUMS', key = 'distribution' }")
+    assert "golden knows no key of 'x'; name the file with the makers' public key: gpg_key = " in str(
+        caught.value.problems[0]
+    )
+
+
 def test_trees(tmp_path: Path) -> None:
     of_the_network = load_source(tmp_path, "{ url = 'https://m/{arch}/', repositories = { A = 'https://m/{arch}/A' } }")
     repository = Repository(name="A", location="https://m/x86_64/A")

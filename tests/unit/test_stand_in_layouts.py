@@ -9,7 +9,7 @@ import pytest
 from builder import install
 from builder.config import load
 from builder.model import Image
-from builder.sandbox.stand_in import plan, storage
+from builder.sandbox.stand_in import plan, storage, volumes
 from builder.sandbox.stand_in.console import InstallError
 
 DISK_MIB = 4096
@@ -51,7 +51,79 @@ def test_the_boot_loader_finds_a_boot_partition_of_its_own(tmp_path: Path) -> No
     assert "initrd /initramfs-6.1.img\n" in config
 
 
-@pytest.mark.parametrize("layout", ["lvm", "separate-lvm"])
-def test_logical_volumes_are_refused_in_words(tmp_path: Path, layout: str) -> None:
-    with pytest.raises(InstallError, match="'volgroup' is not obeyed by this stand-in for Anaconda"):
-        wanted(tmp_path, layout)
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ("lvm", {"/": 831}),
+        ("separate-lvm", {"/": 383, "/var": 320, "/home": 128}),
+    ],
+)
+def test_logical_volumes_take_the_rest_of_the_disk(tmp_path: Path, layout: str, expected: dict[str, int]) -> None:
+    it = wanted(tmp_path, layout)
+    parts = storage.layout(it.partitions, disk_mib=DISK_MIB, is_gpt=False)
+    assert {part.mount_point: size for part, size in parts} == {"/boot": 768, "pv.01": 3327}
+    assert [line.rpartition("type=")[2] for line in storage.table(parts, is_gpt=False).splitlines()[3:]] == [
+        "L, bootable",
+        "V",
+    ]
+    (group,) = it.groups
+    assert (group.name, group.physical) == ("system", ("pv.01",))
+    # 3327 MiB, less what LVM keeps for itself, in extents of 4 MiB.
+    shares = volumes.shares(group.volumes, extents=831, extent_mib=4)
+    assert {volume.wish.mount_point: extents for volume, extents in shares} == expected
+
+
+def test_volumes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    (group,) = wanted(tmp_path, "separate-lvm").groups
+    with pytest.raises(
+        InstallError, match=r"not enough free space in the volume group \(2304 MiB wanted, 2000 MiB there\)"
+    ):
+        volumes.shares(group.volumes, extents=500, extent_mib=4)
+
+
+def test_automatic_volumes() -> None:
+    it = plan.make(plan.parse("autopart --type=lvm --fstype=ext4\n"))
+    assert [(part.mount_point, part.filesystem) for part in it.partitions] == [("/boot", "ext4"), ("pv.auto", "lvmpv")]
+    assert "/" in it.mount_points
+
+
+def test_the_kernel_is_told_the_volume_that_is_its_root(tmp_path: Path) -> None:
+    it = wanted(tmp_path, "separate-lvm")
+    (group,) = it.groups
+    made = [storage.Made("/dev/vda1", "uuid-of-/boot", it.partitions[0])]
+    for volume in group.volumes:
+        device = volumes.path(group.name, volume.name)
+        made.append(storage.Made(device, "uuid", volume.wish, volume=f"system/{volume.name}"))
+    config = storage.grub_config(it, made=made, kernel="6.1")
+    assert "linux /vmlinuz-6.1 root=/dev/mapper/system-root rootfstype=xfs rw rd.lvm.lv=system/root " in config
+    assert "initrd /initramfs-6.1.img /initramfs-lvm.img\n" in config
+
+
+def test_a_dash_in_a_name_is_doubled_as_lvm_does() -> None:
+    assert volumes.path("my-group", "a-b") == "/dev/mapper/my--group-a--b"
+
+
+BOOT = "part /boot --size=512\npart pv.01 --size=2048\n"
+
+
+@pytest.mark.parametrize(
+    ("commands", "says"),
+    [
+        ("volgroup g pv.02\n", "Tried to use undefined partition pv.02 in Volume Group specification"),
+        (f"{BOOT}logvol / --vgname=g --name=r --size=1\n", "No volume group exists with the name g"),
+        (f"{BOOT}volgroup g pv.01\nlogvol /boot --vgname=g --name=r --size=1\n", "/boot on a logical volume is not"),
+        (f"{BOOT}volgroup g pv.01\nlogvol / --vgname=g --name=r --percent=9\n", "'logvol --percent' is not obeyed"),
+        (
+            f"{BOOT}volgroup g pv.01\nlogvol none --vgname=g --name=r --size=1 --thinpool\n",
+            "'logvol --thinpool' is not",
+        ),
+        (f"{BOOT}volgroup g pv.01 --reserved-space=9\n", "'volgroup --reserved-space' is not obeyed"),
+        (f"{BOOT}volgroup g pv.01\nlogvol /x --fstype=vfat --vgname=g --name=r --size=1\n", "of type 'vfat' is not"),
+        ("part pv.01 --size=9\nvolgroup g pv.01\nlogvol / --vgname=g --name=r --size=1\n", "without a partition /boot"),
+        ("autopart --type=thinp\n", "of 'autopart --type' this stand-in for Anaconda obeys plain and lvm"),
+        ("autopart --type=lvm --noboot\n", "without a partition /boot"),
+    ],
+)
+def test_what_it_does_not_do_with_volumes_is_refused_in_words(commands: str, says: str) -> None:
+    with pytest.raises(InstallError, match=says):
+        plan.make(plan.parse(commands))

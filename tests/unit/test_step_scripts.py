@@ -166,7 +166,8 @@ class TestClaims:
         def run(step: Selinux) -> tuple[int, str, str]:
             script = script_of(step).replace("/etc/selinux/config", str(config))
             ended = sh(tmp_path, script.replace("/var/lib/selinux", str(tmp_path / "store")))
-            return ended.returncode, ended.stdout, ended.stderr
+            # The first line says which operation prints.
+            return ended.returncode, ended.stdout.split("\n", 1)[1], ended.stderr
 
         assert run(Selinux(mode="permissive")) == (0, "golden: the guest has no SELinux; nothing to set\n", "")
         config.write_text("# mode\nSELINUX=enforcing\nSELINUXTYPE=targeted\n")

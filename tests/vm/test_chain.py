@@ -107,6 +107,9 @@ echo keys; ls /etc/ssh | grep host_ || true
 echo seed; ls /var/lib/systemd/random-seed 2>/dev/null || true
 echo caches; find /var/cache/dnf -type f | head
 echo logs; find /var/log -type f -size +0 | head
+echo passwords; awk -F: '$2 !~ /^[*!]/' /etc/shadow
+echo root; awk -F: '$1 == "root" { print substr($2, 1, 1) }' /etc/shadow
+echo printed; ls /tmp/builder.log /var/tmp/* 2>/dev/null || true
 echo marker; cat /etc/golden-release
 echo end
 """
@@ -123,7 +126,8 @@ def test_a_sealed_image_holds_nothing_of_its_own(golden: Golden) -> None:
         check=True,
     )
     lines = [line for line in ended.stdout.splitlines() if line]
-    assert lines == ["machine-id", "keys", "seed", "caches", "logs", "marker", "image=sandbox-base", "end"]
+    after = ["passwords", "root", "!", "printed", "marker", "image=sandbox-base", "end"]
+    assert lines == ["machine-id", "keys", "seed", "caches", "logs", *after]
 
 
 def test_dnf_installs_the_whole_chain(golden: Golden, installed: Path) -> None:

@@ -4,28 +4,63 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.vm.conftest import Golden
 
-SEPARATE = """
+# Between them: partitions and logical volumes, both file systems as the root's, more mount points than the root.
+DEFINITIONS = """
 [image.sandbox-separate]
 distribution = "sandbox"
 disk = "4 GiB"
 layout = "separate"
+file_system = "ext4"
+
+[image.sandbox-volumes]
+distribution = "sandbox"
+disk = "4 GiB"
+layout = "separate-lvm"
+"""
+
+LOOK = """
+findmnt --raw --noheadings --real --output TARGET,FSTYPE,SOURCE
+echo failed: $(systemctl --failed --plain --no-legend)
+ls -d /home/golden/.ssh
 """
 
 
-def test_a_base_with_partitions_of_their_own_for_boot_var_and_home(bare: Golden, open_folder: Path) -> None:
-    golden = bare.with_images(open_folder, SEPARATE)
-    golden("build", "sandbox-separate")
-    golden("clone", "create", "layout", "--image", "sandbox-separate")
+@pytest.mark.parametrize(
+    ("image", "file_system", "sources"),
+    [
+        (
+            "sandbox-separate",
+            "ext4",
+            {"/boot": "/dev/vda1", "/": "/dev/vda3", "/var": "/dev/vda4", "/home": "/dev/vda2"},
+        ),
+        (
+            "sandbox-volumes",
+            "xfs",
+            {
+                "/boot": "/dev/vda1",
+                "/": "/dev/mapper/system-root",
+                "/var": "/dev/mapper/system-var",
+                "/home": "/dev/mapper/system-home",
+            },
+        ),
+    ],
+)
+def test_a_base_with_its_disk_divided_otherwise(
+    bare: Golden, open_folder: Path, image: str, file_system: str, sources: dict[str, str]
+) -> None:
+    golden = bare.with_images(open_folder, DEFINITIONS)
+    golden("build", image)
+    golden("clone", "create", "layout", "--image", image)
     try:
-        mounts = golden("clone", "ssh", "layout", "--", "findmnt --raw --noheadings --real --output TARGET,FSTYPE")
-        found = dict(line.split() for line in mounts.stdout.splitlines())
-        assert {point: found.get(point) for point in ("/", "/boot", "/var", "/home")} == dict.fromkeys(
-            ("/", "/boot", "/var", "/home"), "xfs"
-        )
-        failed = golden("clone", "ssh", "layout", "--", "systemctl", "--failed", "--plain", "--no-legend").stdout
-        assert failed == ""
-        assert golden("clone", "ssh", "layout", "--", "ls -d /home/golden/.ssh").stdout == "/home/golden/.ssh\n"
+        *mounts, failed, home = golden("clone", "ssh", "layout", "--", LOOK).stdout.splitlines()
     finally:
         golden("clone", "destroy", "layout")
+    found = {target: (kind, source) for target, kind, source in (line.split() for line in mounts)}
+    assert {point: found.get(point) for point in sources} == {
+        point: (file_system, source) for point, source in sources.items()
+    }
+    assert (failed.strip(), home) == ("failed:", "/home/golden/.ssh")

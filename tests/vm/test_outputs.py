@@ -73,15 +73,18 @@ def test_a_leaf_with_packages_of_ones_own(golden: Golden, open_folder: Path) -> 
 
 @pytest.mark.usefixtures("cleared")
 def test_two_clones_of_a_flat_image_are_no_twins(golden: Golden, flat: dict[str, Any]) -> None:
-    """Both run at once, on one file without a parent."""
+    """Both run at once, on one file without a parent; beside them the sibling of what was flattened, on its chain."""
     both = ("twin1", "twin2")
 
     def create(name: str) -> None:
-        golden("clone", "create", name, "--image", "sandbox-bootstrapped", "--prefer", "flat", *NO_IMAGES)
+        image = "sandbox-bootstrapped" if name in both else "sandbox-tools-installed"
+        golden("clone", "create", name, "--image", image, "--prefer", "flat", *NO_IMAGES)
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(create, both))
+        list(pool.map(create, (*both, "sibling")))
+    assert golden("clone", "ssh", "sibling", "--", "jq", "-n", "6*7").stdout == "42\n"
     listed = {clone["name"]: clone for clone in golden("clone", "list", "--json").json}
+    assert listed["sibling"]["image"] == "sandbox-tools-installed"
     for name in both:
         assert listed[name]["image"] == "sandbox-bootstrapped-flat"
         assert listed[name]["files"] == [flat["file"]]

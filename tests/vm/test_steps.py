@@ -31,6 +31,7 @@ WantedBy=multi-user.target
   { sshkeys = ["files/other.pub"] },
   { selinux = { mode = "permissive" } },
   { script = "files/set up.sh" },
+  { run = ["ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_test", "echo offline says so"] },
   { shell = ["systemctl start beacon.service", "test $(wc -l < /var/lib/beacon) = 1"] },
   { ansible = "ansible/site.yml", vars = { greeting = "hello" } },
   { reboot = true },
@@ -103,7 +104,26 @@ def test_each_step_did_what_it_says_and_left_nothing(built: Golden) -> None:
     assert what_is_left(built) == []
     found = built("show", "sandbox-steps", "--json").json
     logs = built.store / "logs" / f"sandbox-steps-{found['id']['version']}"
-    assert "PLAY RECAP" in (logs / "11-ansible.log").read_text()
+    assert "PLAY RECAP" in (logs / "12-ansible.log").read_text()
+    # Offline steps print into the guest, whose next boot forgets it; golden has kept it.
+    assert (logs / "10-run.log").read_text() == "offline says so\n"
+    assert "Complete!" in (logs / "5-install.log").read_text()
+    assert "tree" in (logs / "5-install.log").read_text()
+
+
+def test_a_private_key_in_the_guest_is_seen_and_not_packaged_unless_it_is_named(built: Golden) -> None:
+    assert list(built("show", "sandbox-steps", "--json").json["private_keys"]) == ["/root/.ssh/id_test"]
+    assert "private key: /root/.ssh/id_test in the guest\n" in built("show", "sandbox-steps").stdout
+    refused = built("package", "sandbox-steps", "--dry-run", expect=2)
+    assert "private keys are not packaged unless golden.toml names them: sandbox-steps-" in refused.stderr
+    assert 'in [image.sandbox-steps] of golden.toml: keeps_private_keys = ["/root/.ssh/id_test"]' in refused.stderr
+    text = built.file.read_text()
+    named = 'keeps_private_keys = ["/root/.ssh/id_test"]\nparent = "sandbox-upgrade"\nsteps = [\n  { copy'
+    try:
+        built.file.write_text(text.replace('parent = "sandbox-upgrade"\nsteps = [\n  { copy', named))
+        assert "rpmbuild" in built("package", "sandbox-steps", "--dry-run").stdout
+    finally:
+        built.file.write_text(text)
 
 
 def test_the_difference_to_the_parent(built: Golden) -> None:

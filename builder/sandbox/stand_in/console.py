@@ -16,6 +16,11 @@ def stopped(text: str) -> InstallError:
     return InstallError(f"The installation was stopped due to an error: {text}")
 
 
+def problem(line: int | None, text: str) -> InstallError:
+    """For what is wrong with the kickstart."""
+    return InstallError(f"The following problem occurred on line {line} of the kickstart file:\n\n{text}")
+
+
 class NeedsInput(Exception):
     """Anaconda in text mode would show its hub and wait. `spokes`: what is not set, in the hub's words."""
 

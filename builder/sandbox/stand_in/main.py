@@ -64,7 +64,7 @@ def install(text: str) -> str:
         storage.install_boot_loader(wanted, device=device, made=made)
     configure.run_scripts(wanted, "post")
     phase("Storing configuration files and kickstarts")
-    storage.unmount_all()
+    storage.unmount_all(wanted)
     return finish(wanted)
 
 

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from . import volumes
 from .console import InstallError, phase, say
 from .plan import Packages, Plan
 from .system import SYSROOT
@@ -22,6 +23,8 @@ def install(plan: Plan) -> None:
         base.fill_sack(load_system_repo=False)
         base.read_comps()
         _request(dnf, base, plan.packages)
+        if plan.groups:
+            base.install(volumes.PACKAGE)
         try:
             base.resolve()
         except dnf.exceptions.DepsolveError as error:

@@ -10,12 +10,14 @@ from pykickstart.errors import KickstartError, KickstartParseError
 from pykickstart.parser import KickstartParser
 from pykickstart.version import makeVersion
 
-from .console import InstallError, stopped
+from .console import problem, stopped
+from .disks import Group, Partition, storage
 
 # What this stand-in does.
 OBEYED = frozenset(
     {
         *("autopart", "bootloader", "clearpart", "ignoredisk", "part", "partition", "reqpart", "zerombr"),
+        *("logvol", "volgroup"),
         *("keyboard", "lang", "network", "timezone"),
         *("rootpw", "services", "sshkey", "user"),
         *("halt", "poweroff", "reboot", "shutdown"),
@@ -43,19 +45,6 @@ _PHASES = {
     constants.KS_SCRIPT_ONERROR: "onerror",
     constants.KS_SCRIPT_TRACEBACK: "traceback",
 }
-
-
-@dataclass(frozen=True)
-class Partition:
-    """size_mib: None for a recommended size. mount_point: a path, or `swap`."""
-
-    mount_point: str
-    filesystem: str
-    size_mib: int | None
-    grow: bool = False
-    max_size_mib: int | None = None
-    label: str = ""
-    options: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +91,7 @@ class Plan:
     """Everything the kickstart asks for. `remarks`: command -> why it means nothing here."""
 
     partitions: tuple[Partition, ...] = ()
+    groups: tuple[Group, ...] = ()
     disks: tuple[str, ...] = ()
     disk_label: str = ""
     has_boot_loader: bool = False
@@ -127,6 +117,11 @@ class Plan:
     def scripts_of(self, phase: str) -> list[Script]:
         return [script for script in self.scripts if script.phase == phase]
 
+    @property
+    def mount_points(self) -> list[str]:
+        volumes = [volume.wish for group in self.groups for volume in group.volumes]
+        return [part.mount_point for part in (*self.partitions, *volumes)]
+
 
 def parse(text: str) -> Any:
     """The RHEL 9 handler, filled. Raises InstallError with the line, in Anaconda's words."""
@@ -134,14 +129,10 @@ def parse(text: str) -> Any:
     try:
         parser.readKickstartFromString(text)
     except KickstartParseError as error:
-        raise _problem(error.lineno, error.message) from error
+        raise problem(error.lineno, error.message) from error
     except KickstartError as error:
         raise stopped(f"the kickstart cannot be read: {error}") from error
     return parser.handler
-
-
-def _problem(line: int | None, text: str) -> InstallError:
-    return InstallError(f"The following problem occurred on line {line} of the kickstart file:\n\n{text}")
 
 
 def make(handler: Any) -> Plan:
@@ -149,10 +140,12 @@ def make(handler: Any) -> Plan:
     seen = {name: command for name, command in handler.commands.items() if command is not None and command.seen}
     for name, command in sorted(seen.items(), key=lambda item: item[1].lineno):
         if name not in OBEYED and name not in MEANINGLESS:
-            raise _problem(command.lineno, f"'{name}' is not obeyed by this stand-in for Anaconda")
+            raise problem(command.lineno, f"'{name}' is not obeyed by this stand-in for Anaconda")
     network = _network(handler)
+    partitions, groups = storage(handler)
     return Plan(
-        partitions=tuple(_partitions(handler)),
+        partitions=tuple(partitions),
+        groups=tuple(groups),
         disks=tuple(handler.ignoredisk.onlyuse or handler.clearpart.drives or ()),
         disk_label=handler.clearpart.disklabel or "",
         has_boot_loader=handler.bootloader.location != "none",
@@ -182,45 +175,10 @@ def missing(plan: Plan) -> list[str]:
     spokes = {
         "Time settings": bool(plan.timezone),
         "Software selection": plan.packages.is_given,
-        "Installation Destination": any(part.mount_point == "/" for part in plan.partitions),
+        "Installation Destination": "/" in plan.mount_points,
         "Root password": plan.root is not None or bool(plan.users),
     }
     return [name for name, is_set in spokes.items() if not is_set]
-
-
-def _partitions(handler: Any) -> list[Partition]:
-    parts = [_partition(data) for data in handler.partition.partitions]
-    if handler.autopart.seen:
-        filesystem = handler.autopart.fstype or "xfs"
-        boot = [] if handler.autopart.noboot else [Partition("/boot", filesystem, 1024)]
-        parts += [*boot, Partition("/", filesystem, 1024, grow=True)]
-    if handler.reqpart.seen and handler.reqpart.addBoot:
-        parts.insert(0, Partition("/boot", "xfs", 1024))
-    return parts
-
-
-def _partition(data: Any) -> Partition:
-    for option in ("onPart", "encrypted", "start", "end", "recommended", "hibernation"):
-        if getattr(data, option, None):
-            raise _problem(data.lineno, f"'part --{option.lower()}' is not obeyed by this stand-in for Anaconda")
-    mount_point = data.mountpoint
-    filesystem = "swap" if mount_point == "swap" else data.fstype or "xfs"
-    if not (mount_point.startswith("/") or mount_point == "swap") or filesystem not in ("ext4", "xfs", "swap"):
-        raise _problem(
-            data.lineno,
-            f"a partition '{mount_point}' of type '{filesystem}' is not obeyed by this stand-in for Anaconda",
-        )
-    if not data.size:
-        raise _problem(data.lineno, f"Partition {mount_point} requires a size specification")
-    return Partition(
-        mount_point=mount_point,
-        filesystem=filesystem,
-        size_mib=data.size,
-        grow=bool(data.grow),
-        max_size_mib=data.maxSizeMB or None,
-        label=data.label or "",
-        options=data.fsopts or "",
-    )
 
 
 def _root(handler: Any) -> Account | None:
@@ -249,14 +207,14 @@ def _network(handler: Any) -> str:
     """The host name. Every interface of the sandbox asks DHCP; anything else is refused."""
     for data in handler.network.network:
         if data.bootProto != constants.BOOTPROTO_DHCP or data.vlanid or data.bondslaves or data.bridgeslaves:
-            raise _problem(data.lineno, "a network other than DHCP is not obeyed by this stand-in for Anaconda")
+            raise problem(data.lineno, "a network other than DHCP is not obeyed by this stand-in for Anaconda")
     return next((data.hostname for data in handler.network.network if data.hostname), "")
 
 
 def _repositories(handler: Any) -> list[Any]:
     for repo in handler.repo.repoList:
         if not repo.baseurl:
-            raise _problem(
+            raise problem(
                 repo.lineno, f"repo '{repo.name}' without --baseurl is not obeyed by this stand-in for Anaconda"
             )
     return list(handler.repo.repoList)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from . import volumes
 from .console import phase, stopped
-from .plan import Partition, Plan
+from .disks import Group, Partition
+from .plan import Plan
 from .system import SYSROOT, call
 
 MIB = 1024**2
@@ -19,11 +21,17 @@ _FIRST_MIB = 1
 
 @dataclass(frozen=True)
 class Made:
-    """A partition that exists."""
+    """A partition that exists, or a logical volume, `GROUP/NAME`."""
 
     device: str
     uuid: str
     wish: Partition
+    volume: str = ""
+
+    @property
+    def source(self) -> str:
+        """What fstab and the kernel know it by."""
+        return self.device if self.volume else f"UUID={self.uuid}"
 
 
 def choose_disk(plan: Plan, *, block: Path = Path("/sys/block")) -> str:
@@ -73,9 +81,8 @@ def table(parts: list[tuple[Partition, int]], *, is_gpt: bool) -> str:
     boot = "/boot" if "/boot" in points else "/"
     for part, size_mib in parts:
         size = size_mib * MIB // _SECTOR
-        kind = (
-            ("S" if part.mount_point == "swap" else "L") if is_gpt else ("82" if part.mount_point == "swap" else "83")
-        )
+        # Shortcuts of sfdisk(8) that mean the right type in both kinds of table.
+        kind = "V" if part.is_physical_volume else "S" if part.mount_point == "swap" else "L"
         active = ", bootable" if part.mount_point == boot and not is_gpt else ""
         lines.append(f"start={begin}, size={size}, type={kind}{active}")
         begin += size
@@ -94,11 +101,16 @@ def prepare(plan: Plan) -> tuple[str, list[Made]]:
     script.write_text(table(parts, is_gpt=is_gpt))
     call(["wipefs", "-a", device])
     call(["sh", "-c", f"sfdisk --quiet {device} < {script}"])
-    made = []
+    made: list[Made] = []
+    devices = {}
     for number, (part, _) in enumerate(parts, start=2 if is_gpt else 1):
         path = f"{device}{'p' if disk.startswith('nvme') else ''}{number}"
         _wait_for(path)
-        made.append(_format(path, part))
+        if not part.is_physical_volume:
+            made.append(_format(path, part))
+        devices[part.mount_point] = path
+    for group in plan.groups:
+        made += _format_volumes(group, devices)
     for item in sorted(made, key=lambda item: item.wish.mount_point):
         _mount(item)
     return device, made
@@ -110,6 +122,14 @@ def _wait_for(device: str) -> None:
         if time.monotonic() > deadline:
             raise stopped(f"The partition {device} did not appear")
         time.sleep(0.05)
+
+
+def _format_volumes(group: Group, devices: dict[str, str]) -> list[Made]:
+    made = []
+    for volume, device in volumes.make(group, [devices[name] for name in group.physical]):
+        item = _format(device, volume.wish)
+        made.append(replace(item, volume=f"{group.name}/{volume.name}"))
+    return made
 
 
 def _format(device: str, part: Partition) -> Made:
@@ -140,12 +160,13 @@ def mount_kernel_file_systems() -> None:
         call(["mount", "--rbind", f"/{name}", str(SYSROOT / name)])
 
 
-def unmount_all() -> None:
+def unmount_all(plan: Plan) -> None:
     """Everything below SYSROOT, deepest first. A mount that cannot go is an error: data could be lost."""
     os.sync()
     for name in ("dev", "proc", "sys", "run"):
         call(["umount", "-R", "-l", str(SYSROOT / name)])
     call(["umount", "-R", str(SYSROOT)])
+    volumes.let_go(plan.groups)
 
 
 def write_fstab(made: list[Made]) -> None:
@@ -155,7 +176,7 @@ def write_fstab(made: list[Made]) -> None:
         options = item.wish.options or "defaults"
         check = "0" if item.wish.filesystem != "ext4" else "1" if point == "/" else "2"
         where = "none" if point == "swap" else point
-        lines.append(f"UUID={item.uuid} {where} {item.wish.filesystem} {options} 0 {check}")
+        lines.append(f"{item.source} {where} {item.wish.filesystem} {options} 0 {check}")
     (SYSROOT / "etc/fstab").write_text("\n".join(lines) + "\n")
 
 
@@ -176,6 +197,11 @@ def grub_config(plan: Plan, *, made: list[Made], kernel: str) -> str:
     root = next(item for item in made if item.wish.mount_point == "/")
     boot = next((item for item in made if item.wish.mount_point == "/boot"), root)
     prefix = "" if boot is not root else "/boot"
+    arguments, more = plan.kernel_arguments, ""
+    if root.volume:
+        # As Anaconda and dracut have it: the initrd opens this volume alone, the running guest the others.
+        arguments = f"rd.lvm.lv={root.volume} {arguments}"
+        more = f" {prefix}/initramfs-lvm.img"
     return f"""\
 serial --unit=0 --speed=115200
 terminal_input serial console
@@ -184,7 +210,7 @@ set timeout={plan.boot_timeout_s}
 set default=0
 search --no-floppy --fs-uuid --set=root {boot.uuid}
 menuentry "Sandbox ({kernel})" {{
-    linux {prefix}/vmlinuz-{kernel} root=UUID={root.uuid} rootfstype={root.wish.filesystem} rw {plan.kernel_arguments}
-    initrd {prefix}/initramfs-{kernel}.img
+    linux {prefix}/vmlinuz-{kernel} root={root.source} rootfstype={root.wish.filesystem} rw {arguments}
+    initrd {prefix}/initramfs-{kernel}.img{more}
 }}
 """

@@ -1,0 +1,94 @@
+"""Private keys in guests: packaged only if golden.toml names them, and never the project's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder import private_keys
+from builder.config import load
+from builder.errors import ConfigError
+from builder.model import Build, Project
+from builder.seal import read_digests
+from builder.store import Store, sha256, write_atomically
+from tests.builds import make_build
+
+DEFINITION = """\
+[distribution.sandbox]
+inherits = "el9"
+[image.sandbox-base]
+distribution = "sandbox"
+[image.sandbox-upgrade]
+parent = "sandbox-base"
+keeps_private_keys = ["/root/.ssh/id_rsa"]
+[image.sandbox-app]
+parent = "sandbox-upgrade"
+flat = true
+"""
+DIGEST = "a" * 64
+
+
+def project(folder: Path) -> Project:
+    (folder / "golden.toml").write_text(DEFINITION)
+    return load(folder / "golden.toml")
+
+
+def stored(store: Store, image: str, *, parent: Build | None = None, keys: dict[str, str]) -> Build:
+    build = make_build(image, parent=parent.id if parent else None).model_copy(update={"private_keys": keys})
+    store.images.mkdir(parents=True, exist_ok=True)
+    write_atomically(store.facts(build), build.model_dump_json())
+    return build
+
+
+def test_a_key_that_nobody_named_is_refused_with_its_path_and_what_to_do(tmp_path: Path) -> None:
+    store = Store(tmp_path, "demo")
+    build = stored(store, "sandbox-base", keys={"/root/.ssh/id_rsa": DIGEST, "/etc/pki/x.key": DIGEST})
+    with pytest.raises(ConfigError) as caught:
+        private_keys.check(store, [build], private_keys.wanted(project(tmp_path)))
+    assert str(caught.value) == (
+        "private keys are not packaged unless golden.toml names them: sandbox-base-20261121.1: /root/.ssh/id_rsa; "
+        "sandbox-base-20261121.1: /etc/pki/x.key"
+    )
+    assert caught.value.try_next is not None
+    assert caught.value.try_next.endswith(
+        'in [image.sandbox-base] of golden.toml: keeps_private_keys = ["/root/.ssh/id_rsa", "/etc/pki/x.key"]'
+    )
+
+
+def test_a_key_that_is_named_goes_through_in_all_that_stands_on_it(tmp_path: Path) -> None:
+    store = Store(tmp_path, "demo")
+    keys = {"/root/.ssh/id_rsa": DIGEST}
+    base = stored(store, "sandbox-base", keys={})
+    upgrade = stored(store, "sandbox-upgrade", parent=base, keys=keys)
+    app = stored(store, "sandbox-app", parent=upgrade, keys=keys)
+    leaf = stored(store, "sandbox-app-private-pr-1", parent=app, keys=keys)
+    flat = stored(store, "sandbox-app-flat", keys=keys).model_copy(update={"flattened": app.id})
+    private_keys.check(store, [base, upgrade, app, leaf, flat], private_keys.wanted(project(tmp_path)))
+    # The base is below the image that named it.
+    bad = stored(store, "sandbox-base", keys=keys)
+    with pytest.raises(ConfigError, match=r"sandbox-base-20261121\.1: /root/\.ssh/id_rsa$"):
+        private_keys.check(store, [bad], private_keys.wanted(project(tmp_path)))
+
+
+def test_the_project_s_own_key_is_refused_even_if_it_is_named(tmp_path: Path) -> None:
+    store, found = Store(tmp_path, "demo"), project(tmp_path)
+    found.ssh_key.parent.mkdir()
+    found.ssh_key.write_text("the way in")
+    build = stored(store, "sandbox-upgrade", keys={"/root/.ssh/id_rsa": sha256(found.ssh_key)})
+    with pytest.raises(ConfigError, match="holds the project's own private key, the way into every image: /root"):
+        private_keys.check(store, [build], private_keys.wanted(found))
+
+
+def test_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "golden.toml").write_text(DEFINITION.replace('["/root/.ssh/id_rsa"]', '["id_rsa"]'))
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "golden.toml")
+    assert "'id_rsa' is no path in the guest; one begins with '/'" in str(caught.value.problems[0])
+
+
+def test_what_a_guest_says_of_its_keys_is_not_believed_in_form() -> None:
+    good = f"{'0' * 64}  /root/a\nb c"
+    assert read_digests(f"{good}\0{'0' * 63}  /x\0{'0' * 64} /y\0{'0' * 64}  relative\0\0nonsense\0") == {
+        "/root/a\nb c": "0" * 64
+    }

@@ -1,0 +1,69 @@
+"""The real Sparrowdo against a sandbox guest with Debian's rakudo and zef: bootstrap, smoke run, a test on a clone.
+
+It is in no package mirror, so this runs where somebody put it on PATH, and is reported as not run elsewhere. The guest
+has to get Sparrow6 from somewhere:
+
+GOLDEN_TEST_ZEF     folder of Raku distributions, as the step's `zef` takes them; without it zef asks the network
+GOLDEN_TEST_RAKU    installation repository (`zef install --to=inst#FOLDER`) of the same Rakudo, with Sparrow6 and
+                    Sparky::JobApi in it, copied into the guest; compiling them there takes long under TCG
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.conftest import Golden
+
+DEFINITION = """
+[image.sandbox-real]
+parent = "sandbox-bootstrapped"
+steps = [
+  {copy}
+  {{ run = ['''
+# Sparrowdo's bootstrap knows no sandbox, and asks yum for packages that a sandbox does not have.
+sed -i 's/^ID=.*/ID=centos/' /usr/lib/os-release
+printf '#!/bin/sh\\nexit 0\\n' > /usr/local/bin/yum
+chmod 755 /usr/local/bin/yum
+'''] }},
+  {{ sparrowdo = {{ sparrowfile = "sparrow/layer.raku"{zef} }}, timeout = "20 min" }},
+]
+"""
+
+
+@pytest.fixture(scope="module")
+def built(golden: Golden, shared_path: Path) -> Iterator[Golden]:
+    folder = shared_path / "real-sparrowdo"
+    site, zef = os.environ.get("GOLDEN_TEST_RAKU"), os.environ.get("GOLDEN_TEST_ZEF")
+    text = DEFINITION.format(
+        copy='{ copy = { "raku" = "/usr/lib/perl6/site" } },' if site else "", zef=', zef = "zef"' if zef else ""
+    )
+    project = golden.with_images(folder, text)
+    (folder / "sparrow" / "files").mkdir(parents=True)
+    (folder / "sparrow" / "files" / "greeting").write_text("hello")
+    (folder / "sparrow" / "layer.raku").write_text("'/root/layer'.IO.spurt: slurp('files/greeting');\n")
+    (folder / "sparrow" / "test.raku").write_text("say '/root/layer'.IO.slurp, ' from a test';\nexit 42;\n")
+    for source, name in ((site, "raku"), (zef, "zef")):
+        if source:
+            shutil.copytree(source, folder / name)
+    project("build", "sandbox-real")
+    yield project
+    for path in (golden.store / "images").glob("sandbox-real-*"):
+        path.unlink()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.real_sparrowdo
+def test_bootstrap_smoke_and_a_test(built: Golden) -> None:
+    software = built("show", "sandbox-real", "--json").json["software"]
+    assert re.fullmatch(r"20\d\d\.\d\d.*", software["raku"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", software["sparrow6"])
+    sparrowfile = built.file.parent / "sparrow" / "test.raku"
+    ended = built("sparrowdo", "sandbox-real", "--sparrowfile", sparrowfile, expect=42)
+    assert "hello from a test" in ended.stdout
+    assert "the sparrowfile ended with 42" in ended.stdout
