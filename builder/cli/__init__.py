@@ -30,6 +30,7 @@ from builder.cli.revive import revive
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.cli.sparrowdo import sparrowdo, validate
+from builder.cli.status import status
 from builder.cli.test import test
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
 from builder.progress import Reporter, Style
@@ -163,6 +164,7 @@ for command in (
     init,
     test,
     harness,
+    status,
     sparrowdo,
     validate,
 ):

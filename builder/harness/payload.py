@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -264,5 +265,12 @@ def _first_failure(junit: Path) -> str | None:
         for case in suite:
             for result in case.result:
                 if isinstance(result, (Failure, Error)):
-                    return f"{case.name}: {(result.message or '').splitlines()[0] if result.message else 'failed'}"
+                    return f"{case.name}: {_reason(result)}"
     return None
+
+
+def _reason(result: Failure | Error) -> str:
+    """One line. A module that cannot be read says why in its report's last exception, not in its message."""
+    said = (result.message or "").splitlines()
+    lines = re.findall(r"^E\s+(\S.*)$", result.text or "", flags=re.MULTILINE)
+    return lines[-1] if lines and (not said or said[0] == "collection failure") else (said or ["failed"])[0]
