@@ -22,6 +22,7 @@ from builder.catalogue import (
 )
 from builder.config_messages import message
 from builder.config_steps import Parsed, guest_path, parse_step
+from builder.config_verify import RawVerify
 from builder.errors import ConfigError, Problem, did_you_mean
 from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Repository, Setup
 from builder.password import parse_hash
@@ -84,6 +85,7 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    verify: RawVerify = RawVerify()
     keeps_private_keys: list[GuestPath] = Field(default=[])
     stable: Literal["chain", "flat"] = "chain"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
@@ -293,6 +295,7 @@ class _Loader:
                 layer=layer,
                 parent=image.parent,
                 description=image.description,
+                verify=image.verify.resolved(),
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
                 keeps_private_keys=tuple(image.keeps_private_keys),

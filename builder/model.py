@@ -191,6 +191,34 @@ class Distribution(Frozen):
         return " ".join(word for word in (self.kernel_arguments, "fips=1" if self.fips else "") if word)
 
 
+class FileCheck(Frozen):
+    """What a file in the guest is to be. mode: its permissions; owner: USER[:GROUP]; None: anything that is there."""
+
+    mode: int | None = None
+    owner: str | None = None
+    contains: str | None = None
+
+
+class Verify(Frozen):
+    """What an image promises besides what its steps say; `promises` adds the two up along the chain.
+
+    services: units that run and are enabled. commands: lines for the guest's shell that end with 0. tests: files of
+    pytest-testinfra, relative to the project. boot_within_s: seconds from the kernel's start to default.target, on a
+    machine with KVM. size_below_bytes: of the image's own layer. growth_percent: of size and boot over the last good
+    build. inherit: whether what the images below promise holds here too.
+    """
+
+    inherit: bool = True
+    packages: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    files: dict[str, FileCheck] = Field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    boot_within_s: int | None = None
+    size_below_bytes: int | None = None
+    growth_percent: int | None = None
+
+
 class Image(Frozen):
     """A node of the layer tree. disk_bytes, setup: of a base; a layer has its parent's.
 
@@ -212,6 +240,7 @@ class Image(Frozen):
     stable: Literal["chain", "flat"] = "chain"
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
+    verify: Verify = Verify()
     keeps_private_keys: tuple[str, ...] = ()
 
     @property

@@ -18,6 +18,7 @@ from builder import (
     inputs,
     install,
     layer,
+    mirrors,
     package_changes,
     preflight,
     provision,
@@ -35,7 +36,6 @@ from builder.tools.domain import domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.guestfs import Operation
 from builder.tools.libvirt import Connection
-from builder.tools.package_cache import caching
 from builder.tools.virt_install import Installation
 from builder.tools.webserver import serving
 from builder.units import GIB
@@ -107,9 +107,12 @@ class Pipeline:
         self.host = host
         self.reporter = reporter
 
-    def build(self, wanted: Sequence[str], *, rebuild: Sequence[str], connection: Connection) -> list[Build]:
+    def build(
+        self, wanted: Sequence[str], *, rebuild: Sequence[str], connection: Connection, is_step: bool = False
+    ) -> list[Build]:
         """Build `wanted` and whatever they stand on, as far as that is not there already.
 
+        is_step: of a night, which has the lock to share and has cleared away what earlier runs left.
         Returns the builds of the plan, parents first. What is finished stays when a later one fails.
         Raises what the failing step raised, with the place of what was kept.
         """
@@ -118,8 +121,9 @@ class Pipeline:
         for name in order(self.project, wanted):
             preflight.need_architecture(self.project.distribution_of(name).arch, name)
         self._fetch(wanted, rebuild=rebuild)
-        with self.store.lock():
-            self._clear(connection)
+        with self.store.lock_beside_others(wanted) if is_step else self.store.lock():
+            if not is_step:
+                clear(self.store, connection, reporter=self.reporter)
             done: dict[str, Build] = {}
             for planned in self._decide(wanted, rebuild=rebuild):
                 if planned.build is not None:
@@ -235,7 +239,9 @@ class Pipeline:
         build = Build(
             id=ImageId(image=name, version=bench.version, sha256=sealed.sha256),
             parent=chain[0].id if chain else None,
-            private=bench.image.is_private or any(build.private for build in chain),
+            private=bench.image.is_private
+            or bases.is_private(bench.image, bench.distribution)
+            or any(build.private for build in chain),
             distribution=bench.distribution.name,
             description=bench.image.description,
             key=planned.key,
@@ -421,19 +427,8 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _repositories(self, planned: Planned) -> Iterator[list[Repository]]:
-        """The image's repositories at addresses that guests reach, while the block runs.
-
-        Folders are served as they are, repositories of the network through the cache of this host.
-        """
-        with contextlib.ExitStack() as stack:
-            found = []
-            for repository in self._needed_repositories(planned):
-                served = (
-                    caching(repository.location, cache=self.store.state / "cache" / "packages")
-                    if repository.folder is None
-                    else serving(repository.folder)
-                )
-                found.append(_served(repository, port=stack.enter_context(served).port))
+        """The image's repositories at addresses that libguestfs' appliance reaches, while the block runs."""
+        with mirrors.served(self._needed_repositories(planned), host=guestfs.HOST, state=self.store.state) as found:
             yield found
 
     @contextlib.contextmanager
@@ -455,7 +450,7 @@ class Pipeline:
                 continue
             port = free_port()
             commands.append(_serve_command(repository.folder, port=port, what=f"the repository {repository.name}"))
-            found.append(_served(repository, port=port))
+            found.append(mirrors.at(repository, host=guestfs.HOST, port=port))
         return commands, found
 
     def _needed_repositories(self, planned: Planned) -> Sequence[Repository]:
@@ -474,13 +469,14 @@ class Pipeline:
             if domain is not None:
                 domain.remove()
 
-    def _clear(self, connection: Connection) -> None:
-        """What a golden that was killed left of this store; no other one is at work, since the lock is ours."""
-        prefix = layer.domain_prefix(self.store.id)
-        for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
-            self.reporter.note(f"removed the machine {name} that an earlier run left")
-        for path in self.store.remove_orphans():
-            self.reporter.note(f"removed {path.name} that an earlier run left half-made")
+
+def clear(store: Store, connection: Connection, *, reporter: Reporter) -> None:
+    """What a golden that was killed left of this store; no other one is at work, since the lock is the caller's."""
+    prefix = layer.domain_prefix(store.id)
+    for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
+        reporter.note(f"removed the machine {name} that an earlier run left")
+    for path in store.remove_orphans():
+        reporter.note(f"removed {path.name} that an earlier run left half-made")
 
 
 def _tree_of(bench: Bench) -> Path | None:
@@ -492,7 +488,3 @@ def _tree_of(bench: Bench) -> Path | None:
 def _serve_command(folder: Path, *, port: int, what: str) -> Command:
     line = f"python3 -m http.server --bind 127.0.0.1 --directory {folder} {port} &"
     return Command(title=f"serve {what}", line=line)
-
-
-def _served(repository: Repository, *, port: int) -> Repository:
-    return repository.model_copy(update={"location": f"http://{guestfs.HOST}:{port}"})

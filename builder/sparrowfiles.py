@@ -186,10 +186,10 @@ def run_many(
     at_once: int,
     reporter: Reporter,
     show: Callable[[Outcome], None],
-) -> list[Outcome]:
+) -> tuple[list[Outcome], list[GoldenError]]:
     """Some sparrowfiles at a time; all come to their end, also after one that failed. An interrupt ends all of them.
 
-    show: told of each as it ends. Raises the first error of golden's own, once the others have ended.
+    show: told of each as it ends. Returns how they ended, and golden's own errors, each in the order of `wanted`.
     """
     stop = threading.Event()
     found: dict[int, Outcome] = {}
@@ -213,6 +213,4 @@ def run_many(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-    if errors:
-        raise errors[min(errors)]
-    return [found[number] for number in range(len(wanted))]
+    return [found[number] for number in sorted(found)], [errors[number] for number in sorted(errors)]

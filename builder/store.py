@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -75,10 +76,20 @@ def lock(path: Path, *, what: str, waiting: Callable[[str], None] | None = None)
     waiting: told who has it, and then it is waited for: only where both want the same thing done, a download.
     Raises HostError naming the holder if another process has it and nobody wants to wait.
     """
+    with _taken(path, what=what, waiting=waiting):
+        yield
+
+
+@contextlib.contextmanager
+def _taken(
+    path: Path, *, what: str, waiting: Callable[[str], None] | None = None, is_shared: bool = False
+) -> Iterator[IO[str]]:
+    """As `lock`, with the locked file. is_shared: beside others that share it; the holder's name stays what it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     with path.open("a+", encoding="utf-8") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "a process that did not say its name"
@@ -89,11 +100,12 @@ def lock(path: Path, *, what: str, waiting: Callable[[str], None] | None = None)
                     try_next="wait for it to end, or end it, and run the same command again",
                 ) from None
             waiting(holder)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        stream.write(f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n")
-        stream.flush()
-        yield
+            fcntl.flock(stream, kind)
+        if not is_shared:
+            stream.truncate(0)
+            stream.write(f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n")
+            stream.flush()
+        yield stream
 
 
 class Store:
@@ -112,7 +124,8 @@ class Store:
 
     def builds(self, image: str | None = None) -> list[Build]:
         """All builds, of one image or of all; sorted by image, then oldest first."""
-        found = [read_build(path) for path in self.images.glob("*.json") if not path.name.startswith(".")]
+        paths = [path for path in self.images.glob("*.json") if not path.name.startswith(".")]
+        found = [read_build(path) for path in paths if image is None or is_stem_of(path.stem, image)]
         return sorted(
             (build for build in found if image in (None, build.image)),
             key=lambda build: (build.image, version_key(build.version)),
@@ -178,6 +191,21 @@ class Store:
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         return lock(self.root / "lock", what=f"the project's store {self.root}")
+
+    @contextlib.contextmanager
+    def lock_to_share(self) -> Iterator[Callable[[], None]]:
+        """As `lock`; once what it yields is called, those that `lock_beside_others` get in too. Source: flock(2)."""
+        with _taken(self.root / "lock", what=f"the project's store {self.root}") as stream:
+            yield lambda: fcntl.flock(stream, fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def lock_beside_others(self, images: Iterable[str]) -> Iterator[None]:
+        """For a step of a night, which has the lock to share: no other step builds one of `images` meanwhile."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_taken(self.root / "lock", what=f"the project's store {self.root}", is_shared=True))
+            for image in images:
+                stack.enter_context(lock(self.root / "steps" / f"{image}.lock", what=f"the image '{image}'"))
+            yield
 
     def next_version(self, image: str, *, now: datetime | None = None) -> str:
         """UTC date and a counter, above every version the image ever had here, even if the clock went back."""

@@ -19,7 +19,7 @@ case "$1" in -MSparrow6::Task::Repository) echo "index updated"; exit 0 ;; esac
 last=
 finish() { status=$?; [ -z "$last" ] || echo "$last"; exit $status; }
 trap finish EXIT
-last=$(sed -n 's/^END { say q\[\(.*\)\]; }$/\1/p' "$2")
+last=$(sed -n 's/^END { say q\[\(.*\)\]; };.*/\1/p' "$2")
 while read -r line; do
     text=$(printf '%s' "$line" | sed -n 's/^[a-z]* "\(.*\)";$/\1/p' |
         sed 's/" ~ \$\*RAKU.compiler.version ~ "/v2022.12/; s/" ~ \$sparrow6 ~ "/0.0.94/')
@@ -29,7 +29,9 @@ while read -r line; do
         'exit '*) code=${line#exit }; exit "${code%;}" ;;
         '') ;;
     esac
-done < "$2"
+done <<EOT
+$(sed 's/^END { [^}]* };[ ]*//' "$2")
+EOT
 """
 
 BOOTSTRAP = f"""\

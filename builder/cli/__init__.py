@@ -14,6 +14,7 @@ from types import FrameType
 import click
 
 from builder import __version__
+from builder.cli.bisect import bisect
 from builder.cli.build import build, plan
 from builder.cli.cache import cache
 from builder.cli.clone import clone
@@ -24,6 +25,7 @@ from builder.cli.flatten import flatten
 from builder.cli.harness import harness
 from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
+from builder.cli.nightly import nightly
 from builder.cli.package import package
 from builder.cli.publish import publish, repo
 from builder.cli.revive import revive
@@ -32,6 +34,7 @@ from builder.cli.session import Session, examples
 from builder.cli.sparrowdo import sparrowdo, validate
 from builder.cli.status import status
 from builder.cli.test import test
+from builder.cli.verify import verify_images
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
 from builder.progress import Reporter, Style
 from builder.store import default_state
@@ -165,6 +168,9 @@ for command in (
     test,
     harness,
     status,
+    verify_images,
+    nightly,
+    bisect,
     sparrowdo,
     validate,
 ):

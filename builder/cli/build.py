@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from builder import preflight
 from builder.cli import private
 from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
+from builder.cli.verdicts import need_passed, verify_builds
 from builder.config import load
 from builder.errors import ConfigError, GoldenError
 from builder.model import Build, Project
@@ -59,6 +60,7 @@ rebuild_option = click.option("--rebuild", is_flag=True, help="Build the named i
     epilog=examples(
         "golden build sandbox-bootstrapped",
         "golden build                          # every image of golden.toml",
+        "golden build --verify                 # and test a clone of each; exit code 5 names what broke",
         "golden build --dry-run sandbox-base   # print the commands, ready to paste; start nothing",
         "golden build rocky9-bootstrapped --with ~/rpmbuild/RPMS/x86_64 --with http://ci.example/42/ --name pr-42",
     )
@@ -74,6 +76,8 @@ rebuild_option = click.option("--rebuild", is_flag=True, help="Build the named i
 )
 @click.option("--name", metavar="NAME", help="Of the leaf, IMAGE-private-NAME.  [default: artifacts]")
 @images_option
+@click.option("--verify", is_flag=True, help="Afterwards verify them, as `golden verify` does.")
+@click.option("--beside-others", is_flag=True, hidden=True, help="As a step of golden nightly, which holds the lock.")
 @click.option("--dry-run", is_flag=True, help="Print the commands that would run, ready to paste; start nothing.")
 @json_option
 @pass_session
@@ -84,6 +88,8 @@ def build(
     places: tuple[str, ...],
     name: str | None,
     installed: Path,
+    verify: bool,
+    beside_others: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -97,6 +103,8 @@ def build(
     compared with what was given.
     """
     if places:
+        if verify:
+            raise ConfigError("--verify is for the images of golden.toml; what --with builds is yours to test")
         _build_leaf(
             session,
             images,
@@ -120,7 +128,9 @@ def build(
         _print_commands(pipeline, wanted, forced, as_json=as_json)
         return
     with libvirt.connect(host.uri) as connection:
-        builds = pipeline.build(wanted, rebuild=forced, connection=connection)
+        builds = pipeline.build(wanted, rebuild=forced, connection=connection, is_step=beside_others)
+    if verify:
+        need_passed(session, verify_builds(session, builds, again=False))
     if as_json:
         print_json([build_summary(session, build) for build in builds])
     else:

@@ -19,14 +19,14 @@ from builder.tools.webserver import serving
 from builder.units import format_bytes
 
 
-def _channel_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+def channel_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if not NAME.fullmatch(value):
         raise click.BadParameter(f"'{value}' is not a name; use small letters, digits, '-' and '.'")
     return value
 
 
 channel_option = click.option(
-    "--channel", default="candidate", show_default=True, callback=_channel_name, help="Which channel."
+    "--channel", default="candidate", show_default=True, callback=channel_name, help="Which channel."
 )
 url_option = click.option("--url", help="Where clients reach the channels.  [default: url in [project] of golden.toml]")
 

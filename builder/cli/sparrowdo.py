@@ -16,7 +16,7 @@ from builder import clones, preflight, run
 from builder.cli.build import complete_image
 from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
 from builder.config_steps import parse_step
-from builder.errors import ConfigError, ToolError
+from builder.errors import ConfigError, GoldenError, ToolError
 from builder.sparrowfiles import Bed, Follower, Outcome, run_many, run_one
 from builder.steps import Sparrowdo
 from builder.tools import libvirt, ssh
@@ -112,7 +112,8 @@ def sparrowdo(
     """Run sparrowfiles on clones of an image, with no bootstrap, and end with their result.
 
     Each has a clone and a folder of its own. Its output is shown; the clone is destroyed. The exit status is the
-    sparrowfile's own, of several that of the first that failed; --json tells it from golden's own.
+    sparrowfile's own, of several that of the first that failed. A sparrowfile that could not be run is golden's own
+    error, and not among the results of --json.
     """
     wanted = _jobs(sparrowfiles, user=user, sudo=sudo, repository=repository, tags=tags, secrets_file=secrets_file)
     if dry_run:
@@ -126,14 +127,17 @@ def sparrowdo(
         files = [folder.absolute() / f"{number}-{Path(job.title).name}.log" for number, job in enumerate(wanted, 1)]
         if len(wanted) == 1:
             follow = None if as_json else Follower(files[0])
+            errors: list[GoldenError] = []
             outcomes = [run_one(bed, wanted[0], log=files[0], reporter=session.reporter, follow=follow)]
         else:
             show = _ignore if as_json else _show
-            outcomes = run_many(bed, wanted, files, at_once=jobs, reporter=session.reporter, show=show)
+            outcomes, errors = run_many(bed, wanted, files, at_once=jobs, reporter=session.reporter, show=show)
     if as_json:
         print_json([outcome.model_dump() for outcome in outcomes])
     else:
         _print_outcomes(outcomes)
+    if errors:
+        raise errors[0]
     failed = next((outcome.exit for outcome in outcomes if outcome.exit), 0)
     if failed:
         raise click.exceptions.Exit(failed)

@@ -27,10 +27,12 @@ from builder.clones.leases import (
     uri,
     whole_leases,
 )
-from builder.clones.machines import destroy, make, start, stop
+from builder.clones.machines import start, stop
+from builder.clones.making import make
 from builder.clones.memory import Capacity, host_capacity
 from builder.clones.orders import Order, numbered
 from builder.clones.pins import check, faults, repair
+from builder.clones.removal import destroy
 from builder.clones.sources import INSTALLED_IMAGES, Source, image_names, locate, verify
 from builder.errors import ConfigError
 from builder.progress import Reporter

@@ -17,6 +17,7 @@ import shutil
 import socket
 import struct
 import sys
+import termios
 import time
 import tty
 from pathlib import Path
@@ -107,7 +108,7 @@ def let_in(line: str) -> None:
 def reload_sshd() -> None:
     for unit in ("sshd", "ssh"):
         if call("systemctl", "--quiet", "is-active", unit) == 0:
-            call("systemctl", "--no-block", "reload", unit)
+            call("systemctl", "reload", unit)
             return
 
 
@@ -138,13 +139,24 @@ def renew(order: Any) -> bool:
 def read_line(port: Any) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
-        line += port.read(1) or b""
+        more = port.read(1)
+        if not more:
+            raise EOFError("the serial port was hung up")
+        line += more
     return line
+
+
+def make_raw(port: Any) -> None:
+    """Bytes as they come, whether anybody is connected or not."""
+    tty.setraw(port.fileno())
+    attributes = termios.tcgetattr(port.fileno())
+    attributes[2] |= termios.CLOCAL
+    termios.tcsetattr(port.fileno(), termios.TCSANOW, attributes)
 
 
 def main() -> int:
     with PORT.open("r+b", buffering=0) as port:
-        tty.setraw(port.fileno())
+        make_raw(port)
         line = b""
         while not line.startswith(b"{"):
             port.write(READY)

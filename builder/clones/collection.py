@@ -10,7 +10,7 @@ from typing import Literal
 
 from builder.clones import pins, saved
 from builder.clones.leases import DISK, directory, find, lock, names, whole_leases
-from builder.clones.machines import release, remove
+from builder.clones.removal import release, remove
 from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import Frozen
 from builder.tools.domain import read_label

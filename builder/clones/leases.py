@@ -25,6 +25,7 @@ from builder.tools.domain import Forward, Nic
 
 DISK = "disk.qcow2"
 SEED = "seed.iso"
+CONSOLE = "console.log"
 
 
 class Owner(Frozen):
@@ -124,7 +125,7 @@ def directory(state: Path, name: str) -> Path:
 
 
 def console_log(state: Path, name: str) -> Path:
-    return directory(state, name) / "console.log"
+    return directory(state, name) / CONSOLE
 
 
 def part(place: Path) -> Path:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import run, store
-from builder.clones import machines, orders, pins, saved
+from builder.clones import layout, orders, pins, saved
 from builder.clones.leases import DISK, Lease, Pin, whole_leases
 from builder.clones.memory import Capacity, host_capacity, reserved
 from builder.clones.orders import Order
@@ -70,9 +70,10 @@ def prepare(
     with reporter.step("verify the image's files"):
         files = chain(order.source)
         verify(order.source, state=state, is_full=False)
+    paths, ids = [path for path, _ in files], [build.id for _, build in files]
     with pins.locked(state):
-        held = pins.hold([f for f, _ in files], [b.id for _, b in files], state=state, note=reporter.note)
-    lease = orders.lease(order, held, tuple(f for f, _ in files), uri=connection.uri, place=saved.folder(state))
+        held = pins.hold(paths, ids, state=state, note=reporter.note)
+    lease = orders.lease(order, held, tuple(paths), uri=connection.uri, place=saved.folder(state))
     if (reason := saved.why_not(lease)) is not None:
         raise ConfigError(f"clones of {order.source.build.stem} cannot start from memory: {reason}")
     wanted = saved.circumstances(lease, connection)
@@ -85,8 +86,11 @@ def prepare(
         with _workshop(place) as work:
             preparation = _Preparation(lease, order.key, work, place, connection=connection, reporter=reporter)
             made = preparation.carry_out(wanted, limit=limit, boot_timeout_s=boot_timeout_s)
-            shutil.rmtree(place, ignore_errors=True)
-            work.rename(place)
+            with pins.locked(state):
+                # The links may have gone meanwhile, with the last clone: nothing yet said that they are needed here.
+                pins.hold(paths, ids, state=state, note=lambda _text: None)
+                shutil.rmtree(place, ignore_errors=True)
+                work.rename(place)
             store.sync_directory(place.parent)
             return made, True
 
@@ -131,7 +135,7 @@ class _Preparation:
     def carry_out(self, wanted: saved.Circumstances, *, limit: Capacity, boot_timeout_s: float) -> Saved:
         machine = self._machine()
         name = machine.name
-        machines.lay_overlay(self._work, self._lease.pins[0].path, [pin.path for pin in self._lease.pins])
+        layout.lay_overlay(self._work, self._lease.pins[0].path, [pin.path for pin in self._lease.pins])
         with contextlib.ExitStack() as stack:
             with (
                 self._reporter.step("start the image") as step,
@@ -149,7 +153,7 @@ class _Preparation:
         return self._keep(wanted, machine, cold_s=cold_s, name=name)
 
     def _machine(self) -> Machine:
-        plain = machines.machine(self._lease, self._work)
+        plain = layout.machine(self._lease, self._work)
         own = str(uuid.uuid4())
         return plain.model_copy(
             update={

@@ -22,6 +22,18 @@ _BANNER_FIRST_S, _BANNER_LAST_S, _BANNER_GROWTH = 2.0, 10.0, 1.5
 # The whole of a login, once there is a banner: key exchange under TCG beside other machines takes seconds.
 _LOGIN_S = 60
 
+# No user's configuration and no known hosts: the machine behind a forwarded port is another one each time.
+OPTIONS = (
+    "BatchMode=yes",
+    "IdentitiesOnly=yes",
+    "StrictHostKeyChecking=no",
+    "UserKnownHostsFile=/dev/null",
+    f"ConnectTimeout={_LOGIN_S}",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=8",
+    "LogLevel=ERROR",
+)
+
 # A key may be refused for a moment, while the guest is still putting it in place.
 _REFUSED_GRACE_S = 10.0
 
@@ -41,27 +53,20 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
     No user's configuration and no known hosts: the machine behind a forwarded port is another one each time, and
     was made here. The words are quoted, as sshd hands one line to the user's shell.
     """
-    argv: list[str | Path] = ["ssh", "-F", "/dev/null", "-p", str(target.port), "-i", target.key, *_options()]
+    argv: list[str | Path] = [
+        "ssh",
+        "-F",
+        "/dev/null",
+        "-p",
+        str(target.port),
+        "-i",
+        target.key,
+        *(word for option in OPTIONS for word in ("-o", option)),
+    ]
     if tty:
         argv.append("-t")
     argv += ["-l", target.user, target.host]
     return [*argv, "--", shlex.join(remote)] if remote else argv
-
-
-def _options() -> list[str]:
-    words = []
-    for option in (
-        "BatchMode=yes",
-        "IdentitiesOnly=yes",
-        "StrictHostKeyChecking=no",
-        "UserKnownHostsFile=/dev/null",
-        f"ConnectTimeout={_LOGIN_S}",
-        "ServerAliveInterval=15",
-        "ServerAliveCountMax=8",
-        "LogLevel=ERROR",
-    ):
-        words += ["-o", option]
-    return words
 
 
 def copy_command(
@@ -72,7 +77,16 @@ def copy_command(
     def there(path: str | Path) -> str:
         return f"{target.user}@{target.host}:{path}"
 
-    argv: list[str | Path] = ["scp", "-F", "/dev/null", "-P", str(target.port), "-i", target.key, *_options()]
+    argv: list[str | Path] = [
+        "scp",
+        "-F",
+        "/dev/null",
+        "-P",
+        str(target.port),
+        "-i",
+        target.key,
+        *(word for option in OPTIONS for word in ("-o", option)),
+    ]
     argv += ["-r", "-p", "--"]
     return [*argv, *map(there, sources), destination] if is_out else [*argv, *sources, there(destination)]
 

@@ -40,7 +40,7 @@ def _commands(command: click.Command, path: str = "golden") -> Iterator[tuple[st
 
 def _command(path: str, command: click.Command) -> str:
     arguments = [it for it in command.params if isinstance(it, click.Argument)]
-    options = [it for it in command.params if isinstance(it, click.Option)]
+    options = [it for it in command.params if isinstance(it, click.Option) and not it.hidden]
     words = [path, *(["[OPTION]..."] if options else []), *map(_argument, arguments)]
     if isinstance(command, click.Group):
         words.append("COMMAND")

@@ -266,6 +266,13 @@ def test_sudo_with_a_password_is_refused_before_anything_hangs(guest: Guest) -> 
     assert "sudo: a password is required" in dict(error.details)["output"]
 
 
+def test_a_guest_without_sudo(guest: Guest) -> None:
+    guest.answer('*"command -v sudo"*', "exit 127")
+    error = guest.fails()
+    assert error.what == "there is no sudo in the guest, by which Sparrowdo bootstraps"
+    assert error.try_next == '{ install = ["sudo"] } in a step before'
+
+
 def test_a_question_for_a_password_ends_the_run_with_all_its_processes(guest: Guest, family: Family) -> None:
     """Where only Sparrowdo's own sudo asks. It would hang there until the deadline."""
     guest.answer("*bootstrap.sh*", f"{family.join}\nprintf '[sudo] password for tester: '; sleep 1000")
@@ -327,7 +334,7 @@ def test_exit_0_of_another_sparrowfile_is_no_success(guest: Guest, tmp_path: Pat
 
 def test_a_smoke_run_without_its_words_is_no_success(guest: Guest) -> None:
     """Something that is no Raku says every last line, and nothing else."""
-    (guest.folder.with_name("guest.raku")).write_text("#!/bin/sh\nsed -n 's/^END.*q.\\(.*\\)\\]; }/\\1/p' \"$2\"\n")
+    (guest.folder.with_name("guest.raku")).write_text("#!/bin/sh\nsed -n 's/^END.*q.\\(.*\\)\\]; };.*/\\1/p' \"$2\"\n")
     error = guest.fails(VerifyError)
     assert error.what == ("the guest is not bootstrapped: Sparrowdo ended well, and its smoke sparrowfile did not run")
 

@@ -17,10 +17,12 @@ import pytest
 
 from builder import clones
 from builder.clones import collection
+from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
 from builder.store import Store
 from builder.tools import qemu_img, ssh
+from builder.tools.domain import domain_xml
 from builder.tools.libvirt import Connection, connect
 from tests.builds import add_chain
 
@@ -101,9 +103,6 @@ def test_cards_disks_and_a_seed_are_the_machines(golden: Command, open_path: Pat
     meta = json.loads((open_path / "seed/meta-data").read_text())
     assert meta == {"instance-id": made["uuid"], "local-hostname": golden.prefix}
     # libvirt takes the definition; its default network does not run everywhere, so the machine is not started.
-    from builder.clones.machines import machine
-    from builder.tools.domain import domain_xml
-
     lease = clones.find(golden.state, golden.prefix)
     domain = golden.connection.define(domain_xml(machine(lease, place)))
     assert domain.xml().count("<disk type='file'") == 3

@@ -54,6 +54,12 @@ def test_requirements_and_provisions_of_all_rpms_follow_the_tree(
         assert (parent and parent.image) == TREE[image]
 
 
+def test_versions_that_a_build_found_are_provided(store: Store, reporter: Reporter) -> None:
+    build = add_build(store, "sandbox-base").model_copy(update={"software": {"raku": "2022.12", "sparrow6": "0.0.94"}})
+    (found,) = package(store, [build], prefix="golden", reporter=reporter)
+    assert {"golden(raku) = 2022.12", "golden(sparrow6) = 0.0.94"} < set(provides(found.image_rpm))
+
+
 def test_rpms_hold_the_files_of_the_build_and_no_scriptlets(
     store: Store, chain: dict[str, Build], reporter: Reporter
 ) -> None:

@@ -261,7 +261,7 @@ def test_the_arguments(job: Job, words: list[str]) -> None:
 
 def test_what_goes_along(project: Project, tmp_path: Path) -> None:
     (project.folder / "sparrow" / "tasks" / "__pycache__").mkdir()
-    job = Job(title="x", text='say "hi";\n=finish\nnotes', project=project.folder, folder="sparrow")
+    job = Job(title="x", text="", project=project.folder, folder="sparrow")
     job = job.model_copy(update={"secrets": project.folder / "secrets.env"})
     command.write(job, TARGET, place=tmp_path / "place", nonce="abc")
     place = tmp_path / "place"
@@ -271,12 +271,23 @@ def test_what_goes_along(project: Project, tmp_path: Path) -> None:
         "sparrowfile.raku",
     ]
     assert (place / "secrets.env").stat().st_mode & 0o777 == 0o600
-    assert (place / "sparrowfile.raku").read_text().splitlines() == [
-        'say "hi";',
-        "END { say q[golden: sparrowfile abc ended]; }",
-        "=finish",
-        "notes",
-    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ('bash "ls"', 'END { say q[golden: sparrowfile abc ended]; }; bash "ls"'),
+        ("=begin pod", "END { say q[golden: sparrowfile abc ended]; };\n=begin pod"),
+        (
+            "#!raku\n\nuse v6.d; say 1;\nsay 2",
+            "#!raku\n\nuse v6.d;END { say q[golden: sparrowfile abc ended]; };  say 1;\nsay 2",
+        ),
+    ],
+)
+def test_a_sparrowfile_says_that_it_was_this_one(tmp_path: Path, text: str, given: str) -> None:
+    """And is otherwise what it was: its first statement, its last one without a semicolon, the numbers of its lines."""
+    command.write(Job(title="x", text=text), TARGET, place=tmp_path / "place", nonce="abc")
+    assert (tmp_path / "place" / "sparrowfile.raku").read_text() == given
 
 
 def test_the_commands_of_a_dry_run(project: Project, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,9 +62,8 @@ def project(golden: Golden, shared_path: Path) -> Iterator[Golden]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
         yield project
-    for lease in clones.leases(golden.state):
-        if lease.name.startswith("sparrowdo"):
-            golden("clone", "destroy", lease.name)
+    for name in clones_of(project):
+        golden("clone", "destroy", name)
     for path in (golden.store / "images").glob("sandbox-sparrow-*"):
         path.unlink()
     for path in golden.store.glob("work/sandbox-dying-*"):
@@ -94,6 +95,10 @@ def ended(project: Golden, built: Ended) -> dict[str, Ended]:
         print(f"$ golden {' '.join(map(str, words[name]))}\n{stdout}{stderr}")
         found[name] = Ended(process.returncode, stdout, stderr)
     return found
+
+
+def clones_of(project: Golden) -> list[str]:
+    return [name for name in clones.names(project.state) if name.startswith("sparrowdo-")]
 
 
 def test_the_build_says_where_it_is(built: Ended) -> None:
@@ -132,9 +137,20 @@ def test_sparrowfiles_on_clones_end_with_their_own_result(project: Golden, ended
     ]
     assert "hello" in found[0]["output"]
     assert "this is wrong" in found[1]["output"]
-    assert [lease.name for lease in clones.leases(project.state) if lease.name.startswith("sparrowdo-")] == [
-        "sparrowdo-kept"
-    ]
+    assert clones_of(project) == ["sparrowdo-kept"]
+
+
+def test_an_interrupt_leaves_no_clone(project: Golden, ended: dict[str, Ended]) -> None:
+    files = [project.file.parent / "sparrow" / name for name in ("good.raku", "bad.raku")]
+    words = [word for file in files for word in ("--sparrowfile", file)]
+    with project.started("sparrowdo", "sandbox-sparrow", "--jobs", "2", *words) as process:
+        deadline = time.monotonic() + 60
+        while len(clones_of(project)) < 3:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+    assert clones_of(project) == ["sparrowdo-kept"]
 
 
 def test_validate_says_what_is_in_the_image(ended: dict[str, Ended]) -> None:

@@ -34,6 +34,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./@:-]+")
 WAITS_S: tuple[float, ...] = (10.0, 30.0, 60.0)
 
 _WORDS = "Congratulations!"
+
+# Comments and empty lines, and the language's version.
+_LANGUAGE = re.compile(r"(?:\s*#[^\n]*\n)*\s*use\s+v6[\w.*]*\s*;")
 _TAIL_BYTES = 4096
 
 # Of the user's environment: they would put other files, or none, into the guest.
@@ -237,11 +240,15 @@ def _mark(nonce: str) -> str:
 
 
 def _with_nonce(text: str, nonce: str) -> str:
-    """The sparrowfile, which also says at its end that it was this one. An END block runs at `exit 0`, too."""
-    lines = text.splitlines()
-    end = next((n for n, line in enumerate(lines) if re.match(r"=finish\b", line)), len(lines))
-    lines.insert(end, f"END {{ say q[{_mark(nonce)}]; }}")
-    return "\n".join(lines) + "\n"
+    """The sparrowfile, which also says at its end that it was this one. An END block runs at `exit 0`, too.
+
+    In front of all, as a last statement needs no semicolon; but after `use v6`, which has to be the first. On the same
+    line, so that messages name the right ones, unless that is Pod, which begins one.
+    """
+    version = _LANGUAGE.match(text)
+    head = version[0] if version else ""
+    rest = text[len(head) :]
+    return f"{head}END {{ say q[{_mark(nonce)}]; }};" + ("\n" if rest.startswith("=") else " ") + rest
 
 
 def _copy_secrets(source: Path, target: Path) -> None:

@@ -89,6 +89,15 @@ def check(
     if needs_sudo:
         _ask(
             target,
+            "command -v sudo",
+            what="there is no sudo in the guest, by which Sparrowdo bootstraps",
+            try_next='{ install = ["sudo"] } in a step before',
+            timeout_s=timeout_s,
+            log=log,
+            watch=watch,
+        )
+        _ask(
+            target,
             "sudo -n true",
             what=f"sudo in the guest wants a password of '{target.user}', and Sparrowdo would wait for it for ever",
             try_next=f"put '{target.user} ALL=(ALL) NOPASSWD: ALL' into /etc/sudoers.d, with write = {{…}}, before",
