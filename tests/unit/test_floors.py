@@ -99,10 +99,11 @@ FLOORS: dict[str, int] = {
             "sparrowfiles",
             "decision",
             "resuming",
+            "harness",
         ],
         5,
     ),
-    **dict.fromkeys(["cli", "__main__"], 6),
+    **dict.fromkeys(["cli", "__main__", "pytest_golden"], 6),
 }
 
 # On these floors modules build on each other; on floor 4 they do not know each other.
