@@ -114,6 +114,7 @@ def test_the_build_says_where_it_is(built: Ended) -> None:
 def test_the_build_s_facts_and_log(project: Golden, built: Ended) -> None:
     found = project("show", "sandbox-sparrow", "--json").json
     assert found["software"] == {"raku": "2022.12", "sparrow6": "0.0.94"}
+    assert "software:    sparrow6 0.0.94\n" in project("show", "sandbox-sparrow").stdout
     log = project.store / "logs" / f"sandbox-sparrow-{found['id']['version']}" / "2-sparrowdo.log"
     assert "Congratulations!" in log.read_text()
     assert "t0p" not in log.read_text()
