@@ -34,6 +34,14 @@ def is_import(distribution: Distribution) -> bool:
     return distribution.source is not None and distribution.source.is_import
 
 
+def is_private(image: Image, distribution: Distribution) -> bool:
+    """Whether the base is made of a private image of golden's own. distribution: `localized`. Raises VerifyError."""
+    source = distribution.source
+    if image.parent is not None or source is None or source.kind != "image":
+        return False
+    return _facts(Path(source.location)).private
+
+
 def location_of(distribution: Distribution) -> Path | str:
     """What virt-install is to install from: a DVD's file, a tree's folder or its address. distribution: `localized`.
 

@@ -51,15 +51,15 @@ def operation(number: int, step: Step, repositories: Sequence[Repository]) -> Op
     name = name_of(number, step)
     match step:
         case Upgrade():
-            script = f"{_dnf(repositories)} upgrade\n"
+            script = f"{dnf_command(repositories)} upgrade\n"
         case Install(packages=packages):
-            script = f"{_dnf(repositories)} install {shlex.join(packages)}\n{_check_installed(packages)}"
+            script = f"{dnf_command(repositories)} install {shlex.join(packages)}\n{_check_installed(packages)}"
         case Remove(packages=packages):
             script = _remove(packages)
         case Groups(groups=groups):
-            script = _groups(groups, _dnf(repositories))
+            script = _groups(groups, dnf_command(repositories))
         case Modules():
-            script = _modules(step, _dnf(repositories))
+            script = _modules(step, dnf_command(repositories))
         case Copy() | Write():
             script = _check_owner(step.owner) + input_disk.find() + input_disk.unpack(name)
         case Repos():
@@ -86,7 +86,7 @@ def operation(number: int, step: Step, repositories: Sequence[Repository]) -> Op
 # --- packages
 
 
-def _dnf(repositories: Sequence[Repository]) -> str:
+def dnf_command(repositories: Sequence[Repository]) -> str:
     """dnf with the distribution's repositories for this build only; the guest's own where golden.toml names none."""
     words = ["dnf", "-y"]
     if any(not repository.is_extra for repository in repositories):
@@ -271,7 +271,8 @@ def _install_artifacts(artifacts: Sequence[Artifact], repositories: Sequence[Rep
     """
     names = shlex.join(artifact.nevra for artifact in artifacts)
     wanted = "\n".join(f"{artifact.nvra} {artifact.header} {artifact.nevra}" for artifact in artifacts)
-    dnf = f"{_dnf(repositories)} --setopt=golden-{ARTIFACTS}.priority=1 --setopt=golden-{ARTIFACTS}.module_hotfixes=1"
+    first = f"--setopt=golden-{ARTIFACTS}.priority=1 --setopt=golden-{ARTIFACTS}.module_hotfixes=1"
+    dnf = f"{dnf_command(repositories)} {first}"
     return f"""\
 cat > /var/tmp/golden-wanted <<'END'
 {wanted}

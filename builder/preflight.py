@@ -319,11 +319,19 @@ def _look_at_disk(state: Path) -> Finding:
     return _amount("disk", free_bytes(state), least=_DISK_LEAST_BYTES, good=_DISK_GOOD_BYTES, place=f"free at {state}")
 
 
-def _look_at_memory() -> Finding:
-    """Source: proc_meminfo(5), MemAvailable, in KiB."""
+def available_bytes() -> int:
+    """Memory that new machines could have. Source: proc_meminfo(5), MemAvailable, in KiB."""
     lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    return _amount("memory", available, least=_MEMORY_LEAST_BYTES, good=_MEMORY_GOOD_BYTES, place="available")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _look_at_memory() -> Finding:
+    return _amount("memory", available_bytes(), least=_MEMORY_LEAST_BYTES, good=_MEMORY_GOOD_BYTES, place="available")
 
 
 def _amount(check: str, count: int, *, least: int, good: int, place: str) -> Finding:

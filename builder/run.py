@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn
@@ -33,7 +34,10 @@ _PACKAGES = {
     "guestfish": ("guestfish", "libguestfs"),
     "mke2fs": ("e2fsprogs", "e2fsprogs"),
     "qemu-img": ("qemu-utils", "qemu-img"),
+    "gpgconf": ("gpgconf", "gnupg2"),
     "rpmbuild": ("rpm", "rpm-build"),
+    "rpmkeys": ("rpm", "rpm"),
+    "rpmsign": ("rpm", "rpm-sign"),
     "ssh": ("openssh-client", "openssh-clients"),
     "ssh-keygen": ("openssh-client", "openssh-clients"),
     "scp": ("openssh-client", "openssh-clients"),
@@ -104,6 +108,31 @@ def query(
     return stdout.decode(errors="replace")
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a program said and how it ended. status: None when the limit came first."""
+
+    status: int | None
+    stdout: str
+    stderr: str
+
+
+def ask(argv: Argv, *, why: str, timeout_s: float) -> Answer:
+    """Run one outside program whose status is an answer and no error; nothing is raised for it.
+
+    timeout_s: seconds. Raises HostError if the program is missing.
+    """
+    with _started(
+        _resolved(argv, why=why), why=why, out=subprocess.PIPE, err=subprocess.PIPE, env=None, cwd=None
+    ) as child:
+        try:
+            stdout, stderr = child.communicate(timeout=timeout_s)
+            status: int | None = child.returncode
+        except subprocess.TimeoutExpired as late:
+            stdout, stderr, status = late.stdout or b"", late.stderr or b"", None
+    return Answer(status, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+
+
 def become(argv: Argv, *, why: str) -> NoReturn:
     """Replace golden by the program, for commands that hand over the terminal (ssh, console).
 
@@ -111,6 +140,19 @@ def become(argv: Argv, *, why: str) -> NoReturn:
     """
     words = _resolved(argv, why=why)
     os.execv(words[0], [str(argv[0]), *words[1:]])
+
+
+def attached(argv: Argv, *, why: str) -> int:
+    """Run a program at golden's own terminal to its end, and return its exit status; for what a person does there.
+
+    128 and the signal's number if one ended it, as shells have it. Raises HostError if the program is missing.
+    """
+    words = _resolved(argv, why=why)
+    try:
+        status = subprocess.run(words, check=False).returncode
+    except OSError as error:
+        raise HostError(f"could not {why}: '{words[0]}' did not start: {error.strerror}") from error
+    return status if status >= 0 else 128 - status
 
 
 def has_program(name: str) -> bool:

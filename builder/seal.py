@@ -16,7 +16,8 @@ from builder.units import MIB
 
 _REPORT = "/var/tmp/golden-seal"
 
-_NEVRA = "%{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}"
+# As package lists have it, for rpm.
+NEVRA = "%{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}"
 _CHANGELOG_BYTES = 4 * MIB
 _LONGEST_ENTRY = 2000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -43,11 +44,11 @@ if [ ! -f /etc/golden-release ]; then
     echo "golden: /etc/golden-release is missing: the installation did not come to its end" >&2
     exit 1
 fi
-rpm -qa --qf '{_NEVRA}\\n' > {_REPORT}/all
+rpm -qa --qf '{NEVRA}\\n' > {_REPORT}/all
 grep -v '^gpg-pubkey-' {_REPORT}/all | LC_ALL=C sort > {_REPORT}/packages
 rm {_REPORT}/all
 # The newest entry of each package's changelog, as far as it has one, in a bounded file.
-rpm -qa --qf '\\f{_NEVRA}\\n%{{CHANGELOGNAME}}\\n%{{CHANGELOGTEXT}}\\n' |
+rpm -qa --qf '\\f{NEVRA}\\n%{{CHANGELOGNAME}}\\n%{{CHANGELOGTEXT}}\\n' |
     head -c {_CHANGELOG_BYTES} > {_REPORT}/changelogs
 cp /etc/golden-release {_REPORT}/release
 {guestfs.copy_printed(_REPORT)}

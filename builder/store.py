@@ -5,6 +5,7 @@
                          sandbox-base-20261121.1.json       the facts; renamed into place last: it makes the build
     STATE/PROJECT/logs/sandbox-base-20261121.1/             logs of that build
     STATE/PROJECT/work/sandbox-base-20261121.1/             a build under way, or what a failed one left
+    STATE/PROJECT/verified/sandbox-base-20261121.1.json     how the tests of that build ended
     STATE/PROJECT/rpms/, channels/                          packages, and what is published
     STATE/cache/, STATE/clones/, STATE/host/                shared by all projects of this machine
 
@@ -25,6 +26,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -47,8 +49,7 @@ def sha256(path: Path) -> str:
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Write aside, fsync, rename: a reader sees the old text or the new one, whatever happens in between."""
-    # The thread's id is the process's in its first thread, and nobody else's in any other.
-    part = path.with_name(f".{path.name}.{threading.get_native_id()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with part.open("w", encoding="utf-8") as stream:
             stream.write(text)
@@ -77,10 +78,20 @@ def lock(path: Path, *, what: str, waiting: Callable[[str], None] | None = None)
     waiting: told who has it, and then it is waited for: only where both want the same thing done, a download.
     Raises HostError naming the holder if another process has it and nobody wants to wait.
     """
+    with _taken(path, what=what, waiting=waiting):
+        yield
+
+
+@contextlib.contextmanager
+def _taken(
+    path: Path, *, what: str, waiting: Callable[[str], None] | None = None, is_shared: bool = False
+) -> Iterator[IO[str]]:
+    """As `lock`, with the locked file. is_shared: beside others that share it; the holder's name stays what it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     with path.open("a+", encoding="utf-8") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "a process that did not say its name"
@@ -91,11 +102,12 @@ def lock(path: Path, *, what: str, waiting: Callable[[str], None] | None = None)
                     try_next="wait for it to end, or end it, and run the same command again",
                 ) from None
             waiting(holder)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        stream.write(f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n")
-        stream.flush()
-        yield
+            fcntl.flock(stream, kind)
+        if not is_shared:
+            stream.truncate(0)
+            stream.write(f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n")
+            stream.flush()
+        yield stream
 
 
 class Store:
@@ -109,12 +121,14 @@ class Store:
         self.work = self.root / "work"
         self.rpms = self.root / "rpms"
         self.channels = self.root / "channels"
+        self.verified = self.root / "verified"
 
     # --- reading
 
     def builds(self, image: str | None = None) -> list[Build]:
         """All builds, of one image or of all; sorted by image, then oldest first."""
-        found = [read_build(path) for path in self.images.glob("*.json") if not path.name.startswith(".")]
+        paths = [path for path in self.images.glob("*.json") if not path.name.startswith(".")]
+        found = [read_build(path) for path in paths if image is None or is_stem_of(path.stem, image)]
         return sorted(
             (build for build in found if image in (None, build.image)),
             key=lambda build: (build.image, version_key(build.version)),
@@ -144,6 +158,10 @@ class Store:
 
     def facts(self, build: Build) -> Path:
         return self.images / f"{build.stem}.json"
+
+    def verification(self, build: Build | ImageId) -> Path:
+        """The record of a build's tests: JSON with at least image, version, sha256, passed and at (UTC, ISO 8601)."""
+        return self.verified / f"{build.stem}.json"
 
     def chain(self, build: Build) -> list[Build]:
         """The build, its parent's build, … down to the base. Raises VerifyError if one is gone."""
@@ -180,6 +198,21 @@ class Store:
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         return lock(self.root / "lock", what=f"the project's store {self.root}")
+
+    @contextlib.contextmanager
+    def lock_to_share(self) -> Iterator[Callable[[], None]]:
+        """As `lock`; once what it yields is called, those that `lock_beside_others` get in too. Source: flock(2)."""
+        with _taken(self.root / "lock", what=f"the project's store {self.root}") as stream:
+            yield lambda: fcntl.flock(stream, fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def lock_beside_others(self, images: Iterable[str]) -> Iterator[None]:
+        """For a step of a night, which has the lock to share: no other step builds one of `images` meanwhile."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_taken(self.root / "lock", what=f"the project's store {self.root}", is_shared=True))
+            for image in images:
+                stack.enter_context(lock(self.root / "steps" / f"{image}.lock", what=f"the image '{image}'"))
+            yield
 
     def next_version(self, image: str, *, now: datetime | None = None) -> str:
         """UTC date and a counter, above every version the image ever had here, even if the clock went back."""

@@ -20,15 +20,17 @@ def shared(name: str) -> Path:
     return packed if packed.is_dir() else _PACKAGE.parent / name
 
 
-def render(folders: Path | Sequence[Path], template: str, **variables: Any) -> str:
+def render(folders: Path | Sequence[Path], template: str, *, autoescape: bool = False, **variables: Any) -> str:
     """Render `template` from the first of `folders` that has it; what it includes is looked for likewise.
 
+    autoescape: for HTML, in which a variable is never markup.
     Raises ConfigError naming file and line of what is undefined or wrong.
     """
     searched = [folders] if isinstance(folders, Path) else list(folders)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(searched),
         undefined=jinja2.StrictUndefined,
+        autoescape=autoescape,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

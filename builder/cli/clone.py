@@ -1,47 +1,26 @@
-"""`golden clone …`: throw-away machines made from images."""
+"""`golden clone …`: throw-away machines made from images. Made in clone_create, used in clone_use."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
 
 import click
-from click.shell_completion import CompletionItem
 
-from builder import clones, preflight, run
-from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
-from builder.errors import ConfigError, HostError
-from builder.store import Store, default_state
-from builder.tools import libvirt, ssh
-from builder.units import MIB, format_seconds, parse_size
-
-
-def _complete_name(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    state = context.find_root().params.get("state") or default_state()
-    return [CompletionItem(name) for name in clones.names(state) if name.startswith(begun)]
-
-
-def _complete_image(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    images = context.params.get("installed") or clones.INSTALLED_IMAGES
-    return [CompletionItem(n) for n in clones.image_names(images=images, builds=None) if n.startswith(begun)]
-
-
-def _parse_memory(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
-    """Mebibytes."""
-    try:
-        return None if text is None else parse_size(text) // MIB or 1
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-_name = click.argument("name", shell_complete=_complete_name)
-_key = click.option(
-    "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
-    help="Private SSH key that the image lets in.  [default: the project's]",
+from builder import clones
+from builder.cli.clone_create import create, facts_of, warm_
+from builder.cli.clone_options import (
+    capacity,
+    capacity_options,
+    some_names,
 )
+from builder.cli.clone_use import check, console, cp, exec_, logs, repair, revert, snapshot, ssh_
+from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
+from builder.clones import collection
+from builder.tools import libvirt
+from builder.units import format_bytes
+
+_STOP_TIMEOUT_S = 60.0
 
 
 @click.group()
@@ -49,141 +28,89 @@ def clone() -> None:
     """Throw-away machines, each on an overlay of an image that is only ever read."""
 
 
-@clone.command(
-    epilog=examples(
-        "golden clone create web1 --image rocky9-bootstrapped",
-        "golden clone create web2 --image rocky9-bootstrapped@20261121.1 --memory '4 GiB' --cpus 4",
-        "golden clone create web4 --image rocky9-bootstrapped --prefer flat",
-        "golden clone create web3 --image rocky9-bootstrapped --key ~/.ssh/ci --json | jq -r .ssh",
-    )
-)
-@click.argument("name")
-@click.option(
-    "--image", required=True, metavar="IMAGE[@VERSION]", shell_complete=_complete_image, help="What to clone."
-)
-@click.option(
-    "--prefer",
-    type=click.Choice(["chain", "flat"]),
-    help="Which form, where the image is there in both.  [default: prefer in [project] of golden.toml, or chain]",
-)
-@images_option
-@click.option(
-    "--memory", "memory_mib", callback=_parse_memory, metavar="SIZE", help="As '2 GiB'.  [default: the image's]"
-)
-@click.option("--cpus", type=click.IntRange(min=1), help="[default: the image's]")
-@_key
-@click.option("--no-wait", is_flag=True, help="Do not wait until the clone answers on SSH.")
-@click.option("--verify", is_flag=True, help="Read all image files again, also those that do not seem to have changed.")
-@json_option
-@pass_session
-def create(
-    session: Session,
-    name: str,
-    image: str,
-    prefer: Literal["chain", "flat"] | None,
-    installed: Path,
-    memory_mib: int | None,
-    cpus: int | None,
-    key: Path | None,
-    no_wait: bool,
-    verify: bool,
-    as_json: bool,
-) -> None:
-    """Make a clone of an image, start it, and wait until it answers on SSH.
-
-    The image is the installed one; where none is installed, it is the newest build of the project. If anything
-    fails, nothing of the clone is left.
-    """
-    image_name, _, version = image.partition("@")
-    key = key or _project_key(session)
-    if key is None and not no_wait:
-        raise ConfigError("waiting for SSH needs a key, and there is no project that has one", try_next="--key FILE")
-    prefer = prefer or (session.project.prefer if session.has_project else "chain")
-    source = _locate(session, image_name, version or None, images=installed.absolute(), is_flat=prefer == "flat")
-    accelerator = session.accelerator()
-    order = clones.Order(
-        name=name,
-        source=source,
-        memory_mib=memory_mib or source.build.memory_mib,
-        cpus=cpus or source.build.cpus,
-        accelerator=accelerator.kind_for(source.build.arch),
-        key=key,
-    )
-    with libvirt.connect() as connection:
-        preflight.need_reach(session.state, connection)
-        preflight.need_reach(source.file.parent, connection)
-        lease, boot_s = clones.create(
-            order,
-            state=session.state,
-            connection=connection,
-            reporter=session.reporter,
-            is_full=verify,
-            boot_timeout_s=None if no_wait else clones.BOOT_TIMEOUT_S * accelerator.time_factor,
-        )
-    if as_json:
-        print_json(_facts(lease) | {"origin": source.origin, "boot_s": boot_s and round(boot_s, 2), "state": "running"})
-        return
-    click.echo(f"{name}: {source.build.stem}, the {source.origin} image {source.file}")
-    click.echo(f"booted in {format_seconds(boot_s)}" if boot_s else "started; not waited for")
-    click.echo(f"try: golden clone ssh {name}")
-
-
 @clone.command(name="list", epilog=examples("golden clone list", "golden clone list --json | jq -r '.[].name'"))
 @json_option
 @pass_session
 def list_(session: Session, as_json: bool) -> None:
     """List the clones of this machine."""
-    found = [(lease, _state(lease)) for lease in clones.leases(session.state)]
+    found = list(clones.leases(session.state))
+    states = _states(found)
     if as_json:
-        print_json([_facts(lease) | {"state": state} for lease, state in found])
+        print_json([facts_of(lease) | {"state": states[lease.name]} for lease in found])
         return
     print_table(
-        ["NAME", "STATE", "IMAGE", "VERSION", "SSH PORT", "MADE"],
-        [[c.name, state, c.image.image, c.image.version, str(c.ssh_port), c.made] for c, state in found],
+        ["NAME", "STATE", "IMAGE", "VERSION", "SSH PORT", "OWNER", "MADE"],
+        [
+            [c.name, states[c.name], c.image.image, c.image.version, str(c.ssh_port), _owner_text(c), c.made]
+            for c in found
+        ],
         empty="no clones",
     )
 
 
-@clone.command(
-    name="ssh",
-    epilog=examples(
-        "golden clone ssh web1",
-        "golden clone ssh web1 -- uname -a",
-        "golden clone ssh web1 -- 'journalctl -b | tail'    # one word: a line for the guest's shell",
-    ),
-)
-@_name
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@_key
-@pass_session
-def ssh_(session: Session, name: str, command: tuple[str, ...], key: Path | None) -> None:
-    """Log in to a clone, or run a command there and end with its exit status."""
-    lease = clones.find(session.state, name)
-    key = key or lease.key or _project_key(session)
-    if key is None:
-        raise ConfigError(f"no key for '{name}' is known", try_next="--key FILE")
-    _need_running(lease)
-    words = ("sh", "-c", *command) if len(command) == 1 else command
-    run.become(ssh.command(ssh.Target(port=lease.ssh_port, key=key), *words), why=f"log in to {name}")
+def _owner_text(lease: clones.Lease) -> str:
+    if lease.owner is None:
+        return "kept"
+    return f"{lease.owner.pid} (dead)" if lease.is_orphaned else str(lease.owner.pid)
 
 
-@clone.command(
-    epilog=examples(
-        "golden clone console web1          # leave with Ctrl-]", "golden clone console web1 --log | less -R"
-    )
-)
-@_name
-@click.option("--log", is_flag=True, help="Print what the console has said so far.")
+@clone.command(epilog=examples("golden clone start web1", "golden clone start web1 web2 --no-wait"))
+@some_names
+@click.option("--no-wait", is_flag=True, help="Do not wait until they answer on SSH.")
+@click.option("--cold", "is_cold", is_flag=True, help="Boot, whatever memory is saved.")
+@capacity_options
+@json_option
 @pass_session
-def console(session: Session, name: str, log: bool) -> None:
-    """Open a clone's serial console, or print its log."""
-    lease = clones.find(session.state, name)
-    if log:
-        path = clones.console_log(session.state, name)
-        sys.stdout.buffer.write(path.read_bytes() if path.exists() else b"")
+def start(
+    session: Session,
+    names: tuple[str, ...],
+    no_wait: bool,
+    is_cold: bool,
+    host_mib: int | None,
+    wait_s: float,
+    as_json: bool,
+) -> None:
+    """Switch clones on, and wait until they answer on SSH. One that is on stays as it is."""
+    limit = capacity(host_mib, wait_s)
+    boot_s = clones.BOOT_TIMEOUT_S * session.accelerator().time_factor
+    wanted = [clones.find(session.state, name) for name in names]
+    with contextlib.ExitStack() as stack:
+        at = {uri: stack.enter_context(libvirt.connect(uri)) for uri in {lease.uri for lease in wanted}}
+        on = [
+            clones.start(
+                lease.name,
+                state=session.state,
+                connection=at[lease.uri],
+                reporter=session.reporter,
+                capacity=limit,
+                is_cold=is_cold,
+            )
+            for lease in wanted
+        ]
+        for lease in on:
+            if not no_wait:
+                with session.reporter.step(f"boot {lease.name}") as step:
+                    clones.wait(lease, state=session.state, connection=at[lease.uri], timeout_s=boot_s, note=step.note)
+    if as_json:
+        print_json([facts_of(lease) | {"state": "running"} for lease in on])
         return
-    _need_running(lease)
-    run.become(["virsh", "-c", lease.uri, "console", lease.domain_name], why=f"open the console of {name}")
+    for lease in on:
+        click.echo(f"{lease.name}: running")
+
+
+@clone.command(epilog=examples("golden clone stop web1", "golden clone stop --force web1 web2"))
+@some_names
+@click.option("--force", is_flag=True, help="Pull the plug instead of pressing the power button.")
+@json_option
+@pass_session
+def stop(session: Session, names: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Switch clones off; their disks stay, and start brings them back."""
+    limit_s = _STOP_TIMEOUT_S * session.accelerator().time_factor
+    for lease in [clones.find(session.state, name) for name in names]:
+        with libvirt.connect(lease.uri) as connection, session.reporter.step(f"stop {lease.name}"):
+            clones.stop(lease.name, state=session.state, connection=connection, timeout_s=limit_s, is_forced=force)
+    if as_json:
+        print_json({"stopped": list(names)})
 
 
 @clone.command(
@@ -191,7 +118,7 @@ def console(session: Session, name: str, log: bool) -> None:
         "golden clone destroy web1 web2", "golden clone destroy $(golden clone list --json | jq -r '.[].name')"
     )
 )
-@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=_complete_name)
+@some_names
 @json_option
 @pass_session
 def destroy(session: Session, names: tuple[str, ...], as_json: bool) -> None:
@@ -206,51 +133,43 @@ def destroy(session: Session, names: tuple[str, ...], as_json: bool) -> None:
         print_json({"destroyed": list(uris)})
 
 
-def _locate(session: Session, image: str, version: str | None, *, images: Path, is_flat: bool) -> clones.Source:
-    """The image, or its flat form if that is wanted and is of the very same build."""
-    builds = _store(session)
-    source = clones.locate(image, version, images=images, builds=builds)
-    if not is_flat or source.build.flattened:
-        return source
-    flat_image = f"{image}-flat"
-    with contextlib.suppress(ConfigError):  # it need not be installed
-        flat = clones.locate(flat_image, None, images=images, builds=None)
-        if flat.build.flattened == source.build.id:
-            return flat
-    for build in builds.builds(flat_image) if builds else []:
-        if build.flattened == source.build.id:
-            return clones.locate(flat_image, build.version, images=images, builds=builds)
-    session.reporter.note(f"there is no flat form of {source.build.stem}; the chain is taken")
-    return source
-
-
-def _store(session: Session) -> Store | None:
-    return session.store if session.has_project else None
-
-
-def _project_key(session: Session) -> Path | None:
-    return session.project.ssh_key if session.has_project else None
-
-
-def _state(lease: clones.Lease) -> str:
-    with libvirt.connect(lease.uri) as connection:
-        return "running" if clones.is_running(lease, connection) else "off"
-
-
-def _need_running(lease: clones.Lease) -> None:
-    if _state(lease) != "running":
-        raise HostError(
-            f"the clone '{lease.name}' is off",
-            try_next=f"golden clone console {lease.name} --log, to see why; then golden clone destroy {lease.name}",
+@clone.command(
+    epilog=examples("golden clone gc --dry-run", "golden clone gc", "golden clone gc --memory    # saved memory, too")
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--memory", "with_memory", is_flag=True, help="Saved memory of warm starts that no clone stands on, too.")
+@json_option
+@pass_session
+def gc(session: Session, dry_run: bool, with_memory: bool, as_json: bool) -> None:
+    """Remove clones whose owner is dead, and what a golden that was killed left behind."""
+    with libvirt.connect() as connection:
+        found = collection.collect(
+            session.state,
+            connection=connection,
+            is_dry=dry_run,
+            note=session.reporter.note,
+            with_memory=with_memory,
         )
+    if as_json:
+        print_json([garbage.model_dump() for garbage in found])
+        return
+    print_table(
+        ["WHAT", "NAME", "WHY", "SIZE"],
+        [[it.kind, it.name, it.reason, format_bytes(it.size_bytes)] for it in found],
+        empty="nothing to remove",
+    )
 
 
-def _facts(lease: clones.Lease) -> dict[str, object]:
-    """A clone for programs. ssh: a command that can be pasted."""
-    facts: dict[str, object] = lease.model_dump(mode="json", exclude={"format", "image"})
-    target = ssh.Target(port=lease.ssh_port, key=lease.key) if lease.key else None
-    return facts | {
-        "image": lease.image.image,
-        "version": lease.image.version,
-        "ssh": run.printable(ssh.command(target)) if target else None,
-    }
+for command in (create, warm_, ssh_, console, cp, exec_, logs, snapshot, revert, check, repair):
+    clone.add_command(command)
+
+
+def _states(leases: Sequence[clones.Lease]) -> dict[str, str]:
+    """One connection for all clones of a libvirt."""
+    states = {}
+    for uri in {lease.uri for lease in leases}:
+        with libvirt.connect(uri) as connection:
+            for lease in leases:
+                if lease.uri == uri:
+                    states[lease.name] = "running" if clones.is_running(lease, connection) else "off"
+    return states

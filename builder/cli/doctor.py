@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from builder import __version__, preflight
+from builder import __version__, clones, preflight
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.errors import HostError
 
@@ -26,6 +26,10 @@ def doctor(session: Session, as_json: bool) -> None:
     Ends with 0 if golden can work here, and with 3 if something that it needs is missing.
     """
     findings = preflight.examine(session.state, reporter=session.reporter)
+    findings += [
+        preflight.Finding(check=f"clone {fault.clone}", state="warn", found=fault.found, remedy=fault.remedy)
+        for fault in clones.faults(session.state)
+    ]
     failed = [finding.check for finding in findings if finding.state == "fail"]
     if as_json:
         print_json(

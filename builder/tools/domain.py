@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Literal
@@ -14,8 +16,8 @@ from builder.model import Architecture, Firmware, Frozen
 LABEL_NAMESPACE = "urn:golden:machine:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
-# libvirt hands out PCI addresses from slot 1 upwards and knows nothing of the card that goes past it.
-_NIC_SLOT = "0x10"
+# libvirt hands out PCI addresses from slot 1 upwards and knows nothing of the cards that go past it.
+_FIRST_NIC_SLOT = 0x10
 
 # QEMU's machine types, by their names that never change.
 MACHINES: dict[Architecture, str] = {"x86_64": "q35", "aarch64": "virt"}
@@ -23,7 +25,11 @@ MACHINES: dict[Architecture, str] = {"x86_64": "q35", "aarch64": "virt"}
 ET.register_namespace("golden", LABEL_NAMESPACE)
 ET.register_namespace("qemu", QEMU_NAMESPACE)
 
-Purpose = Literal["build", "verify", "clone"]
+Purpose = Literal["build", "verify", "clone", "warm"]
+
+# Where a guest finds what its host tells it, and how libvirt carries it. Source: systemd.system-credentials(7);
+# formatdomain, "oemStrings".
+_CREDENTIAL = "io.systemd.credential.binary:"
 
 
 class Label(Frozen):
@@ -38,16 +44,42 @@ class Label(Frozen):
 
 
 class Disk(Frozen):
-    """chain: the file that is written, its backing file, … down to the base; all qcow2, absolute paths."""
+    """chain: the file that is written, its backing file, … down to the base; all of `format`, absolute paths.
+
+    is_readonly: the guest may not write to it; a seed, for example.
+    """
 
     chain: tuple[Path, ...] = Field(min_length=1)
+    format: Literal["qcow2", "raw"] = "qcow2"
+    is_readonly: bool = False
+
+
+class Forward(Frozen):
+    """A port of the host's loopback that leads to a port of the guest, on its first user-mode card.
+
+    is_fixed: somebody relies on that very port; else another one will do if it is taken.
+    """
+
+    host_port: int
+    guest_port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+    is_fixed: bool = True
+
+
+class Nic(Frozen):
+    """A network card. source: the name of the libvirt network or of the host's bridge; None in user mode."""
+
+    kind: Literal["user", "network", "bridge"] = "user"
+    source: str | None = None
 
 
 class Machine(Frozen):
-    """A virtual machine with one network card whose SSH port is forwarded to the host's loopback.
+    """A virtual machine. Its SSH port is forwarded to the host's loopback by its first card in user mode.
 
-    scratch: a raw disk behind the others, for what is not to outlive the machine. ssh_port: port on 127.0.0.1.
-    console_log: libvirt appends what the serial console prints to it.
+    scratch: a raw disk behind the others, for what is not to outlive the machine. ssh_port: port on 127.0.0.1; of no
+    use without a card in user mode. console_log: libvirt appends what the serial console prints to it. hostname: what
+    the user-mode network's DHCP server tells the guest to be called. credentials: name -> content, for the guest's
+    systemd, without a disk. renewal: a socket at which the host reaches the second serial port.
     """
 
     name: str
@@ -62,12 +94,27 @@ class Machine(Frozen):
     scratch: Path | None = None
     ssh_port: int
     console_log: Path
+    nics: tuple[Nic, ...] = (Nic(),)
+    forwards: tuple[Forward, ...] = ()
+    hostname: str | None = None
+    credentials: dict[str, str] = Field(default_factory=dict)
+    renewal: Path | None = None
 
     @property
     def mac(self) -> str:
-        """In QEMU's own range; follows from the UUID, so no two machines share one."""
-        tail = self.uuid.replace("-", "")[-6:]
-        return ":".join(["52", "54", "00", tail[0:2], tail[2:4], tail[4:6]])
+        return self.macs[0]
+
+    @property
+    def macs(self) -> tuple[str, ...]:
+        """Of each card, in QEMU's own range; they follow from the UUID, so no two machines share one."""
+        return tuple(mac(self.uuid, number) for number in range(max(1, len(self.nics))))
+
+
+def mac(machine_uuid: str, number: int = 0) -> str:
+    """The address of a machine's card. number: from 0."""
+    plain = machine_uuid.replace("-", "")
+    tail = plain[-6:] if number == 0 else hashlib.sha256(f"{plain} {number}".encode()).hexdigest()[:6]
+    return ":".join(["52", "54", "00", tail[0:2], tail[2:4], tail[4:6]])
 
 
 def domain_xml(machine: Machine) -> str:
@@ -86,6 +133,8 @@ def domain_xml(machine: Machine) -> str:
     _text(root, "memory", str(machine.memory_mib), unit="MiB")
     _text(root, "vcpu", str(machine.cpus))
     _os(root, machine)
+    if machine.credentials:
+        _credentials(root, machine.credentials)
     features = ET.SubElement(root, "features")
     ET.SubElement(features, "acpi")
     if machine.arch == "x86_64":
@@ -125,6 +174,15 @@ def _os(root: ET.Element, machine: Machine) -> None:
         ET.SubElement(firmware, "feature", enabled="no", name="secure-boot")
         _text(element, "nvram", str(machine.label.work / "nvram.fd"))
     ET.SubElement(element, "boot", dev="hd")
+    if machine.credentials:
+        ET.SubElement(element, "smbios", mode="sysinfo")
+
+
+def _credentials(root: ET.Element, credentials: dict[str, str]) -> None:
+    """As strings of the SMBIOS, in Base64: an XML attribute keeps no line ends. Systemd reads them from 252 on."""
+    strings = ET.SubElement(ET.SubElement(root, "sysinfo", type="smbios"), "oemStrings")
+    for name, content in credentials.items():
+        _text(strings, "entry", f"{_CREDENTIAL}{name}={base64.b64encode(content.encode()).decode()}")
 
 
 def _devices(root: ET.Element, machine: Machine) -> None:
@@ -136,10 +194,17 @@ def _devices(root: ET.Element, machine: Machine) -> None:
         ET.SubElement(element, "driver", name="qemu", type="raw", cache="unsafe", discard="unmap")
         ET.SubElement(element, "source", file=str(machine.scratch))
         ET.SubElement(element, "target", dev=f"vd{chr(ord('a') + len(machine.disks))}", bus="virtio")
+    for nic, address in zip(machine.nics, machine.macs, strict=False):
+        if nic.kind != "user":
+            _interface(devices, nic, address)
     ET.SubElement(devices, "controller", type="usb", model="none")
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "log", file=str(machine.console_log), append="on")
     ET.SubElement(serial, "target", port="0")
+    if machine.renewal:
+        second = ET.SubElement(devices, "serial", type="unix")
+        ET.SubElement(second, "source", mode="bind", path=str(machine.renewal))
+        ET.SubElement(second, "target", port="1")
     console = ET.SubElement(devices, "console", type="pty")
     ET.SubElement(console, "target", type="serial", port="0")
     channel = ET.SubElement(devices, "channel", type="unix")
@@ -161,34 +226,59 @@ def _disk(devices: ET.Element, disk: Disk, *, target: str) -> None:
     element = ET.SubElement(devices, "disk", type="file", device="disk")
     # Every machine of golden's is throw-away: when the host crashes, its overlay is lost and nothing else. So there
     # is no reason to wait for the host's disk.
-    ET.SubElement(element, "driver", name="qemu", type="qcow2", cache="unsafe", discard="unmap")
+    ET.SubElement(element, "driver", name="qemu", type=disk.format, cache="unsafe", discard="unmap")
     ET.SubElement(element, "source", file=str(top))
     lower = element
     for parent in parents:
         lower = ET.SubElement(lower, "backingStore", type="file")
-        ET.SubElement(lower, "format", type="qcow2")
+        ET.SubElement(lower, "format", type=disk.format)
         source = ET.SubElement(lower, "source", file=str(parent))
         ET.SubElement(source, "seclabel", model="dac", relabel="no")
     # An empty one ends the chain; without it libvirt would look into the last file.
     ET.SubElement(lower, "backingStore")
     ET.SubElement(element, "target", dev=target, bus="virtio")
+    if disk.is_readonly:
+        ET.SubElement(element, "readonly")
+
+
+def _interface(devices: ET.Element, nic: Nic, address: str) -> None:
+    """A card on a network of libvirt's, or on a bridge of the host's."""
+    interface = ET.SubElement(devices, "interface", type=nic.kind)
+    ET.SubElement(interface, "mac", address=address)
+    ET.SubElement(interface, "source", {nic.kind: str(nic.source)})
+    ET.SubElement(interface, "model", type="virtio")
+    ET.SubElement(interface, "rom", enabled="no")
 
 
 def _network(root: ET.Element, machine: Machine) -> None:
-    """User-mode network with a forwarded port, through the QEMU name space.
+    """Cards in user mode, the first with forwarded ports, through the QEMU name space.
 
     libvirt's own <portForward> needs passt, which libvirt 9.0 as built by Debian refuses. No option ROM: none of
     these machines boots from the network.
     """
-    forward = f"hostfwd=tcp:127.0.0.1:{machine.ssh_port}-:22"
-    commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
-    for word in (
-        "-netdev",
-        f"user,id=n0,{forward}",
-        "-device",
-        f"virtio-net-pci,netdev=n0,mac={machine.mac},addr={_NIC_SLOT},romfile=",
-    ):
-        ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=word)
+    words = user_network_arguments(machine)
+    if words:
+        commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
+        for word in words:
+            ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=word)
+
+
+def user_network_arguments(machine: Machine) -> list[str]:
+    """QEMU's own arguments for the cards in user mode. Source: qemu(1), "-netdev user"."""
+    words: list[str] = []
+    users = [(number, nic) for number, nic in enumerate(machine.nics) if nic.kind == "user"]
+    for place, (number, _) in enumerate(users):
+        netdev = f"user,id=n{number}"
+        if machine.hostname:
+            netdev += f",hostname={machine.hostname}"
+        if place == 0:
+            for forward in (Forward(host_port=machine.ssh_port, guest_port=22), *machine.forwards):
+                netdev += f",hostfwd={forward.protocol}:127.0.0.1:{forward.host_port}-:{forward.guest_port}"
+        device = (
+            f"virtio-net-pci,netdev=n{number},mac={machine.macs[number]},addr={_FIRST_NIC_SLOT + place:#x},romfile="
+        )
+        words += ["-netdev", netdev, "-device", device]
+    return words
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder import run
@@ -21,6 +21,18 @@ _BANNER_FIRST_S, _BANNER_LAST_S, _BANNER_GROWTH = 2.0, 10.0, 1.5
 
 # The whole of a login, once there is a banner: key exchange under TCG beside other machines takes seconds.
 _LOGIN_S = 60
+
+# No user's configuration and no known hosts: the machine behind a forwarded port is another one each time.
+OPTIONS = (
+    "BatchMode=yes",
+    "IdentitiesOnly=yes",
+    "StrictHostKeyChecking=no",
+    "UserKnownHostsFile=/dev/null",
+    f"ConnectTimeout={_LOGIN_S}",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=8",
+    "LogLevel=ERROR",
+)
 
 # A key may be refused for a moment, while the guest is still putting it in place.
 _REFUSED_GRACE_S = 10.0
@@ -41,28 +53,42 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
     No user's configuration and no known hosts: the machine behind a forwarded port is another one each time, and
     was made here. The words are quoted, as sshd hands one line to the user's shell.
     """
-    argv: list[str | Path] = ["ssh", "-F", "/dev/null", "-p", str(target.port), "-i", target.key]
-    for option in (
-        "BatchMode=yes",
-        "IdentitiesOnly=yes",
-        "StrictHostKeyChecking=no",
-        "UserKnownHostsFile=/dev/null",
-        f"ConnectTimeout={_LOGIN_S}",
-        "ServerAliveInterval=15",
-        "ServerAliveCountMax=8",
-        "LogLevel=ERROR",
-    ):
-        argv += ["-o", option]
+    argv: list[str | Path] = [
+        "ssh",
+        "-F",
+        "/dev/null",
+        "-p",
+        str(target.port),
+        "-i",
+        target.key,
+        *(word for option in OPTIONS for word in ("-o", option)),
+    ]
     if tty:
         argv.append("-t")
     argv += ["-l", target.user, target.host]
     return [*argv, "--", shlex.join(remote)] if remote else argv
 
 
-def copy_command(target: Target, source: Path, destination: str) -> list[str | Path]:
-    """The argv that copies a file or folder into the machine, under the name `destination`. Source: scp(1)."""
-    options = [word for word in command(target)[3:-3] if word != "-p"]
-    return ["scp", "-q", "-r", "-F", "/dev/null", "-P", *options, source, f"{target.user}@{target.host}:{destination}"]
+def copy_command(
+    target: Target, sources: Sequence[str | Path], destination: str | Path, *, is_out: bool = False
+) -> list[str | Path]:
+    """The argv that copies files and folders, with times and modes, into the guest or, is_out, out. Source: scp(1)."""
+
+    def there(path: str | Path) -> str:
+        return f"{target.user}@{target.host}:{path}"
+
+    argv: list[str | Path] = [
+        "scp",
+        "-F",
+        "/dev/null",
+        "-P",
+        str(target.port),
+        "-i",
+        target.key,
+        *(word for option in OPTIONS for word in ("-o", option)),
+    ]
+    argv += ["-r", "-p", "--"]
+    return [*argv, *map(there, sources), destination] if is_out else [*argv, *sources, there(destination)]
 
 
 def why_no_login(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str | None:
@@ -126,8 +152,8 @@ def wait_until_answers(
         time.sleep(_POLL_S)
 
 
-def make_key(path: Path, *, comment: str) -> None:
-    """A new ed25519 key pair without a passphrase: `path` (0600) and `path`.pub. The private key appears last."""
+def make_key(path: Path, *, comment: str, kind: str = "ed25519") -> None:
+    """A new key pair without a passphrase: `path` (0600) and `path`.pub. The private key appears last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     public, part_public = (file.with_name(f"{file.name}.pub") for file in (path, part))
@@ -135,7 +161,7 @@ def make_key(path: Path, *, comment: str) -> None:
         # ssh-keygen asks before it overwrites.
         part.unlink(missing_ok=True)
         run.query(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", part],
+            ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", comment, "-f", part],
             why=f"make the SSH key {path}",
         )
         part_public.rename(public)

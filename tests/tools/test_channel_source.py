@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from builder import bases, config, importing
+from builder.channels import publish
+from builder.channels.compose import current
 from builder.model import Build, Image
 from builder.package import package
 from builder.pipeline import Host, Pipeline
 from builder.preflight import Accelerator
 from builder.progress import Reporter
-from builder.publish import current_compose, publish
 from builder.run import query
 from builder.store import Store, sha256, write_atomically
 from builder.tools import createrepo, qemu_img
@@ -43,14 +44,18 @@ class Channel:
 
     def publish(self, *builds: Build, allow_private: bool = False) -> None:
         quiet = Reporter("quiet")
-        made = package(self.store, builds, prefix="golden", reporter=quiet, allow_private=allow_private)
+        made = package(self.store, builds, prefix="golden", reporter=quiet, signer=None, allow_private=allow_private)
         publish(
-            self.store, "candidate", [rpm for each in made for rpm in (each.image_rpm, each.link_rpm)], url=self.url
+            self.store,
+            "candidate",
+            [rpm for each in made for rpm in (each.image_rpm, each.link_rpm)],
+            url=self.url,
+            signer=None,
         )
 
     @property
     def compose(self) -> Path:
-        found = current_compose(self.store.channels / "candidate")
+        found = current(self.store.channels / "candidate")
         assert found is not None
         return found
 
@@ -123,6 +128,7 @@ def test_the_chain_comes_whole_and_is_imported_as_one_disk(
     assert file == channel.cache / "files" / published[IMAGE].id.sha256 / f"{published[IMAGE].stem}.qcow2"
     wanted = {f"{stem}{suffix}" for stem in stems for suffix in (".qcow2", ".packages", ".json")} | {".facts.json"}
     assert {path.name for path in file.parent.iterdir()} == wanted
+    assert not is_private(channel)
     assert [link.path.name for link in qemu_img.chain(file)] == [f"{stem}.qcow2" for stem in reversed(stems)]
     for build in published.values():
         assert sha256(file.with_name(f"{build.stem}.qcow2")) == build.id.sha256
@@ -202,6 +208,14 @@ def test_a_private_image_goes_by_its_own_name(channel: Channel) -> None:
     channel.publish(private, allow_private=True)
     channel.source(image="sandbox-base")
     assert channel.fetch().name == "sandbox-base-20261121.1.qcow2"
+    assert is_private(channel)
+
+
+def is_private(channel: Channel) -> bool:
+    """What is made of the image, as a build would ask."""
+    project, state = config.load(channel.folder / "golden.toml"), channel.folder / "state"
+    localized = bases.localized(project.distribution_of("trial-base"), state=state)
+    return bases.is_private(project.images["trial-base"], localized)
 
 
 def test_without_its_server_it_is_what_it_was(

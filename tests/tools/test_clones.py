@@ -81,7 +81,7 @@ class Clones:
 
     def is_nothing_left(self, name: str) -> bool:
         folder = self.store.state / "clones"
-        left = [path for path in folder.iterdir() if path.name != ".locks"] if folder.exists() else []
+        left = [path for path in folder.iterdir() if path.name not in (".locks", ".bases")] if folder.exists() else []
         return not left and self.connection.find(f"golden-{name}") is None
 
 
@@ -115,7 +115,8 @@ def test_a_clone_runs_on_an_overlay_of_the_images_own_file(
     files = [store.qcow2(chain[image]) for image in ("sandbox-bootstrapped", "sandbox-upgrade", "sandbox-base")]
     assert list(lease.files) == files
     disk = clones.directory(store.state, name) / "disk.qcow2"
-    qemu_img.verify_chain(disk, files)
+    qemu_img.verify_chain(disk, [pin.path for pin in lease.pins])
+    assert all(pin.is_held and pin.path.samefile(file) for pin, file in zip(lease.pins, files, strict=True))
     assert qemu_img.info(disk).actual_bytes < 1024**2
     domain = made.connection.find(f"golden-{name}")
     assert domain is not None
@@ -129,7 +130,7 @@ def test_a_clone_runs_on_an_overlay_of_the_images_own_file(
 def test_installed_packages_are_untouched_by_a_clone(
     made: Clones, store: Store, chain: dict[str, Build], open_path: Path, name: str
 ) -> None:
-    rpms = package(store, list(chain.values()), prefix="golden", reporter=Reporter("quiet"))
+    rpms = package(store, list(chain.values()), prefix="golden", reporter=Reporter("quiet"), signer=None)
     rpm = ["rpm", f"--root={open_path}/root"]
     paths = [path for packed in rpms for path in (packed.image_rpm, packed.link_rpm)]
     query([*rpm, "-i", "--nosignature", *paths], why="install the packages")

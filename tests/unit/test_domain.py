@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.tools.domain import Disk, Label, Machine, domain_xml, read_label
+from builder.tools.domain import Disk, Forward, Label, Machine, Nic, domain_xml, mac, read_label
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -47,6 +47,19 @@ MACHINES = {
 MACHINES |= {
     "clone-uefi": make_machine(firmware="uefi"),
     "clone-aarch64": make_machine(arch="aarch64", firmware="uefi"),
+    "clone-networks": make_machine(
+        nics=(Nic(), Nic(kind="network", source="default"), Nic(kind="bridge", source="virbr0"), Nic()),
+        forwards=(Forward(host_port=8080, guest_port=80), Forward(host_port=5353, guest_port=53, protocol="udp")),
+        hostname="web1",
+        disks=(
+            *make_machine().disks,
+            Disk(chain=(Path("/state/clones/web1/extra-1.qcow2"),)),
+            Disk(chain=(Path("/state/clones/web1/seed.iso"),), format="raw", is_readonly=True),
+        ),
+        credentials={"tmpfiles.extra": "w /proc/sys/kernel/hostname - - - - web1\n"},
+        renewal=Path("/state/clones/web1/renew.sock"),
+    ),
+    "clone-bridge": make_machine(nics=(Nic(kind="bridge", source="virbr0"),)),
 }
 
 
@@ -83,6 +96,18 @@ def test_machines_differ_in_their_mac() -> None:
     one, other = make_machine(), make_machine(uuid="0b5c0f4e-6f0a-4c1c-9a35-7d1f8f3c2b12")
     assert one.mac == "52:54:00:3c:2b:11"
     assert one.mac != other.mac
+
+
+def test_cards_of_one_machine_differ_and_the_first_is_the_machines() -> None:
+    machine = MACHINES["clone-networks"]
+    assert len(set(machine.macs)) == 4
+    assert machine.mac == machine.macs[0] == mac(machine.uuid)
+    assert all(address.startswith("52:54:00:") for address in machine.macs)
+
+
+def test_without_a_card_in_user_mode_no_port_is_forwarded() -> None:
+    assert "hostfwd" not in domain_xml(MACHINES["clone-bridge"])
+    assert "commandline" not in domain_xml(MACHINES["clone-bridge"])
 
 
 def test_a_scratch_disk_is_raw_and_behind_the_others() -> None:

@@ -131,7 +131,7 @@ def zef_mirror(root: ssh.Target, folder: Path | None, *, timeout_s: float, log: 
         made = Path(directory) / "mirror"
         mirror.write(folder, made, mirror=_MIRROR)
         run.run(
-            ssh.copy_command(root, made, _MIRROR),
+            ssh.copy_command(root, [made], _MIRROR),
             why="bring the mirror for zef into the guest",
             timeout_s=timeout_s,
             log=log,

@@ -1,0 +1,81 @@
+"""Ways into a running clone: wait for it, where its sshd is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from builder.clones.leases import Lease, console_log
+from builder.errors import ConfigError, HostError, ToolError
+from builder.tools import ssh
+from builder.tools.console import Console
+from builder.tools.libvirt import Connection, Domain
+
+_POLL_S = 0.5
+
+
+def is_running(lease: Lease, connection: Connection) -> bool:
+    domain = connection.find(lease.domain_name)
+    return domain is not None and not domain.is_off()
+
+
+def running(lease: Lease, connection: Connection) -> Domain:
+    """The clone's machine. Raises HostError if it is off."""
+    domain = connection.find(lease.domain_name)
+    if domain is None or domain.is_off():
+        raise HostError(
+            f"the clone '{lease.name}' is off",
+            try_next=f"golden clone start {lease.name}; golden clone logs {lease.name} says why it went off",
+        )
+    return domain
+
+
+def target(lease: Lease, *, connection: Connection, key: Path | None = None) -> ssh.Target:
+    """Where the clone's sshd is. key: instead of the lease's.
+
+    Raises ConfigError without a key, HostError if it is off, ToolError if nobody knows its address yet.
+    """
+    key = key or lease.key
+    if key is None:
+        raise ConfigError(f"no key for '{lease.name}' is known", try_next="--key FILE")
+    domain = running(lease, connection)
+    if lease.is_in_user_mode:
+        return ssh.Target(port=lease.ssh_port, key=key)
+    addresses = domain.addresses()
+    if not addresses:
+        raise ToolError(
+            f"the address of '{lease.name}' is not known: its network's DHCP server has not heard of it yet",
+            try_next=f"golden clone console {lease.name}",
+        )
+    return ssh.Target(port=lease.ssh_port, host=addresses[0], key=key)
+
+
+def wait(lease: Lease, *, state: Path, connection: Connection, timeout_s: float, note: Callable[[str], None]) -> float:
+    """Seconds until SSH answered. The log goes with the clone, so an error quotes the console's end."""
+    if lease.key is None:
+        raise ConfigError("waiting for SSH needs a key", try_next="--key FILE, or --no-wait")
+    begin, domain, console = time.monotonic(), running(lease, connection), Console(console_log(state, lease.name))
+
+    def is_alive() -> bool:
+        console.poll()
+        return console.fatal is None and not domain.is_off()
+
+    try:
+        while not lease.is_in_user_mode and not domain.addresses():
+            note("waiting for an address")
+            if not is_alive() or time.monotonic() - begin > timeout_s:
+                break
+            time.sleep(_POLL_S)
+        ssh.wait_until_answers(
+            target(lease, connection=connection),
+            timeout_s=max(0.0, timeout_s - (time.monotonic() - begin)),
+            is_alive=is_alive,
+            note=note,
+        )
+    except ToolError as error:
+        console.poll()
+        error.details.append(("console", console.tail() or "(it said nothing)"))
+        error.try_next = f"golden clone create {lease.name} --no-wait …, and then: golden clone console {lease.name}"
+        raise
+    return time.monotonic() - begin

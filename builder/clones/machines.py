@@ -1,0 +1,175 @@
+"""Clones switched on, by booting or from saved memory, and off."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from builder.clones import pins, saved
+from builder.clones.layout import lay_overlay, machine
+from builder.clones.leases import CONSOLE, DISK, Lease, directory, find, lock, need_known, write
+from builder.clones.memory import Capacity, host_capacity, reserved
+from builder.clones.removal import remove_stray
+from builder.clones.saved import Saved
+from builder.errors import GoldenError, HostError, ToolError, VerifyError
+from builder.progress import Reporter
+from builder.tools.domain import domain_xml
+from builder.tools.free_port import free_port
+from builder.tools.libvirt import Connection, Domain, PortTaken
+
+_PORT_TRIES = 5
+_RENEWAL = "renew.sock"
+
+
+def start(
+    name: str,
+    *,
+    state: Path,
+    connection: Connection,
+    reporter: Reporter,
+    capacity: Capacity | None = None,
+    is_cold: bool = False,
+) -> Lease:
+    """Switch a clone on; nothing happens if it is on. A first start goes on from saved memory, if there is some.
+
+    capacity: the host's if None. is_cold: boot, whatever memory is saved. Raises ConfigError, HostError, ToolError,
+    or VerifyError if an image file below it is gone or changed.
+    """
+    need_known(state, name)
+    with lock(state, name):
+        lease = find(state, name)
+        domain = connection.find(lease.domain_name)
+        if domain is not None and not domain.is_off():
+            return lease
+        if not (directory(state, name) / DISK).exists():
+            raise VerifyError(
+                f"the clone '{name}' was cut off while it was made", try_next=f"golden clone destroy {name}"
+            )
+        pins.check(lease.pins, what=f"the clone '{name}'", is_full=False)
+        remove_stray(name, state=state, connection=connection, is_known=True)
+        limit = capacity or host_capacity()
+        with reporter.step(f"start {name}") as step, reserved(lease.memory_mib, limit, names=name, note=step.note):
+            starter = _Starter(lease, state=state, connection=connection, reporter=reporter)
+            return starter.cold() if is_cold else starter.warm_or_cold()
+
+
+class _Starter:
+    """One start of one clone. The caller holds the clone's lock and the host's memory account."""
+
+    def __init__(self, lease: Lease, *, state: Path, connection: Connection, reporter: Reporter) -> None:
+        self._lease = lease
+        self._state = state
+        self._place = directory(state, lease.name)
+        self._connection = connection
+        self._reporter = reporter
+
+    def warm_or_cold(self) -> Lease:
+        is_first = not (self._place / CONSOLE).exists()
+        wanted = saved.circumstances(self._lease, self._connection)
+        memory = saved.find(self._state, wanted) if is_first and saved.why_not(self._lease) is None else None
+        if memory is None:
+            return self.cold()
+        try:
+            return self._warm(memory, saved.folder(self._state) / wanted.key)
+        except GoldenError as error:
+            self._reporter.note(f"{self._lease.name} boots: it cannot go on from saved memory: {_reason(error)}")
+            self._undo()
+            return self.cold()
+
+    def cold(self) -> Lease:
+        self._with_ports(lambda lease: self._define(lease).start())
+        return self._lease
+
+    def _warm(self, memory: Saved, memory_place: Path) -> Lease:
+        pins.check(memory.pins, what="the saved memory", is_full=False)
+        self._lease = self._lease.model_copy(update={"pins": memory.pins, "warm": memory.circumstances.key})
+        # The lease before the overlay, here too: from now on the saved disk is in use.
+        write(self._lease, self._place)
+        lay_overlay(self._place, memory.pins[0].path, [pin.path for pin in memory.pins])
+
+        def resume(lease: Lease) -> None:
+            self._define(lease)
+            renewed = machine(lease, self._place).model_copy(update={"renewal": self._place / _RENEWAL})
+            saved.resume(memory, memory_place, renewed, connection=self._connection)
+
+        with saved.lock(self._state, memory.circumstances.key):
+            self._with_ports(resume)
+        renewed = machine(self._lease, self._place).model_copy(update={"renewal": self._place / _RENEWAL})
+        saved.renew(self._lease, memory, renewed)
+        return self._lease
+
+    def _undo(self) -> None:
+        """Back to what the clone was before: an empty overlay of the image."""
+        if (domain := self._connection.find(self._lease.domain_name)) is not None:
+            domain.remove()
+        plain = self._lease.pins[1:] if self._lease.warm else self._lease.pins
+        self._lease = self._lease.model_copy(update={"pins": plain, "warm": None})
+        lay_overlay(self._place, plain[0].path, [pin.path for pin in plain])
+        write(self._lease, self._place)
+
+    def _define(self, lease: Lease) -> Domain:
+        return self._connection.define(domain_xml(machine(lease, self._place)))
+
+    def _with_ports(self, go: Callable[[Lease], None]) -> None:
+        """A port may turn out to be taken, and then it is another one, unless somebody relies on that very one."""
+        for remaining in reversed(range(_PORT_TRIES)):
+            try:
+                go(self._lease)
+                return
+            except PortTaken as error:
+                if not remaining:
+                    raise
+                self._lease = _with_other_ports(self._lease, error)
+                write(self._lease, self._place)
+
+
+def _reason(error: GoldenError) -> str:
+    return "; ".join([error.what, *(text for _, text in error.details[:1])])
+
+
+def _with_other_ports(lease: Lease, error: PortTaken) -> Lease:
+    """The same with another port for the one that QEMU could not have; all that may be are exchanged if it names none.
+
+    Raises HostError for a port that was asked for by its number.
+    """
+    named = re.search(r"forwarding rule '(tcp|udp):127\.0\.0\.1:(\d+)-", "\n".join(text for _, text in error.details))
+    taken = int(named[2]) if named else None
+    for forward in lease.forwards:
+        if forward.is_fixed and forward.host_port == taken:
+            raise HostError(
+                f"could not start '{lease.name}': port {taken} of this host is taken",
+                try_next=f"--forward {forward.guest_port}, for any port that is free, or: ss -ltnp 'sport = :{taken}'",
+            ) from error
+    return lease.model_copy(
+        update={
+            "ssh_port": free_port() if taken in (None, lease.ssh_port) else lease.ssh_port,
+            "forwards": tuple(
+                forward
+                if forward.is_fixed or taken not in (None, forward.host_port)
+                else forward.model_copy(update={"host_port": free_port()})
+                for forward in lease.forwards
+            ),
+        }
+    )
+
+
+def stop(name: str, *, state: Path, connection: Connection, timeout_s: float, is_forced: bool = False) -> None:
+    """Switch a clone off by its power button, and come back when it is off; its disk stays.
+
+    timeout_s: seconds. is_forced: pull the plug. Raises ToolError if the guest does not obey.
+    """
+    need_known(state, name)
+    with lock(state, name):
+        domain = connection.find(find(state, name).domain_name)
+        if domain is None or domain.is_off():
+            return
+        if is_forced:
+            domain.destroy()
+            return
+        domain.shut_down()
+        try:
+            domain.wait_until_off(timeout_s)
+        except ToolError as error:
+            error.try_next = f"golden clone stop --force {name}"
+            raise

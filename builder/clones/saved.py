@@ -1,0 +1,250 @@
+"""Memory of a guest that has booted, kept for one image on one host, and clones that go on from it.
+
+STATE/clones/.warm/KEY/warm.json      what it is the memory of; written last: what has none was cut off
+                       disk.qcow2     the guest's disk at that moment, an overlay of the image, 0444
+                       memory         libvirt's file, with room for other definitions (builder/tools/saved_memory.py)
+                       nvram.fd       UEFI's variables
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from builder import store
+from builder.clones import agent
+from builder.clones.leases import Lease, Pin
+from builder.errors import ToolError
+from builder.model import Frozen
+from builder.tools import saved_memory, ssh
+from builder.tools.domain import MACHINES, Machine, Nic
+from builder.tools.libvirt import Connection
+
+RENEW_TIMEOUT_S = 60.0
+_ASK_AGAIN_S = 2.0
+
+
+class Circumstances(Frozen):
+    """What a saved memory is good for, and nothing else. image: SHA-256 of the image's file. agent: of its text."""
+
+    image: str
+    qemu: str
+    libvirt: str
+    machine: str
+    accelerator: str
+    cpu: str
+    host: str
+    kernel: str
+    firmware: str
+    memory_mib: int
+    cpus: int
+    agent: str
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:20]
+
+
+class Saved(Frozen):
+    """`warm.json`. pins: of the chain that its disk stands on, the disk itself first. uuid, mac: of the saved machine.
+
+    cold_s: seconds from start to the answer on SSH when it was booted. size_bytes: of memory and disk.
+    """
+
+    format: int = 1
+    circumstances: Circumstances
+    stem: str
+    pins: tuple[Pin, ...]
+    mac: str
+    cold_s: float
+    size_bytes: int
+    made: str
+
+
+def folder(state: Path) -> Path:
+    return state / "clones" / ".warm"
+
+
+def circumstances(lease: Lease, connection: Connection) -> Circumstances:
+    return Circumstances(
+        **_of_host(connection),
+        image=lease.image.sha256,
+        machine=MACHINES[lease.arch],
+        accelerator=lease.accelerator,
+        firmware=lease.firmware,
+        memory_mib=lease.memory_mib,
+        cpus=lease.cpus,
+    )
+
+
+def fits_host(known: Circumstances, connection: Connection) -> bool:
+    return _of_host(connection).items() <= known.model_dump().items()
+
+
+def _of_host(connection: Connection) -> dict[str, str]:
+    versions, machine_id = connection.versions(), Path("/etc/machine-id")
+    return {
+        "qemu": versions["qemu"],
+        "libvirt": versions["libvirt"],
+        "cpu": _cpu(),
+        "host": machine_id.read_text(encoding="utf-8").strip() if machine_id.exists() else platform.node(),
+        "kernel": platform.release(),
+        "agent": hashlib.sha256(agent_text().encode()).hexdigest()[:12],
+    }
+
+
+def _cpu() -> str:
+    """The host's processor with its features. Source: proc_cpuinfo(5)."""
+    wanted = ("model name", "flags", "Features", "CPU part")
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    return hashlib.sha256("\n".join(line for line in lines if line.startswith(wanted)).encode()).hexdigest()[:12]
+
+
+def agent_text() -> str:
+    return Path(str(agent.__file__)).read_text(encoding="utf-8")
+
+
+def why_not(lease: Lease) -> str | None:
+    """Why a clone cannot go on from a saved memory, whatever there is of it."""
+    if lease.arch != "x86_64":
+        return f"machines of {lease.arch} have no second serial port"
+    if lease.nics != (Nic(),):
+        return "it has other network cards than the one in user mode"
+    if lease.extra_disks or lease.has_seed:
+        return "it has extra disks or a seed"
+    return None
+
+
+def find(state: Path, wanted: Circumstances) -> Saved | None:
+    return read(folder(state) / wanted.key)
+
+
+def read(place: Path) -> Saved | None:
+    try:
+        return Saved.model_validate_json((place / "warm.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def places(state: Path) -> list[Path]:
+    return sorted(path for path in folder(state).glob("*") if path.is_dir()) if folder(state).is_dir() else []
+
+
+def all_saved(state: Path) -> Iterator[tuple[Path, Saved]]:
+    for place in places(state):
+        if (found := read(place)) is not None:
+            yield place, found
+
+
+def lock(state: Path, key: str) -> contextlib.AbstractContextManager[None]:
+    """Held while the memory is made, and while its file is given a definition and restored."""
+    return store.lock(
+        state / "clones" / ".locks" / f".warm-{key}", what="the saved memory", waiting=lambda _holder: None
+    )
+
+
+def free(state: Path, key: str) -> contextlib.AbstractContextManager[None]:
+    """As `lock`. Raises HostError if another golden holds it."""
+    return store.lock(state / "clones" / ".locks" / f".warm-{key}", what="the saved memory")
+
+
+def resume(saved: Saved, place: Path, machine: Machine, *, connection: Connection) -> None:
+    """Let `machine` go on from the memory in `place`; it is the saved one until it is renewed.
+
+    machine: its disk stands on the saved one. The caller holds `lock`. Raises PortTaken, ToolError or VerifyError.
+    """
+    if (place / "nvram.fd").exists():
+        shutil.copyfile(place / "nvram.fd", machine.label.work / "nvram.fd")
+    memory = place / "memory"
+    saved_memory.write(memory, saved_memory.resumed_xml(saved_memory.read(memory).xml, machine))
+    connection.restore(memory)
+
+
+def renew(lease: Lease, saved: Saved, machine: Machine, *, timeout_s: float = RENEW_TIMEOUT_S) -> None:
+    """Have the agent in the guest's memory make the guest another one. Raises ToolError."""
+    if machine.renewal is None:
+        raise ValueError("the machine has no second serial port")
+    order = {
+        "now": time.time(),
+        "entropy": base64.b64encode(secrets.token_bytes(256)).decode(),
+        "machine_id": uuid.uuid4().hex,
+        "hostname": lease.name,
+        "macs": {saved.mac: machine.mac},
+        "host_keys": host_keys(),
+        "authorized_key": lease.authorized_key,
+    }
+    with _port(machine.renewal) as port:
+        port.settimeout(timeout_s)
+        port.sendall(json.dumps(order).encode() + b"\n")
+        answer = _read(port, until=(agent.DONE, agent.FAILED), timeout_s=timeout_s)
+    if not answer.endswith(agent.DONE):
+        raise ToolError(
+            f"'{lease.name}' was started from memory, but did not become a machine of its own",
+            details=[("agent", answer.decode(errors="replace").strip() or f"no answer within {timeout_s:.0f} s")],
+        )
+
+
+def host_keys() -> dict[str, tuple[str, str]]:
+    """New host keys of the kinds that are made in no time; the guest takes those that it has a use for."""
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="golden-host-keys-") as folder:
+        for kind in ("ed25519", "ecdsa"):
+            key = Path(folder) / kind
+            ssh.make_key(key, comment="", kind=kind)
+            found[kind] = (key.read_text(encoding="utf-8"), key.with_name(f"{kind}.pub").read_text(encoding="utf-8"))
+    return found
+
+
+def is_waiting(path: Path, *, timeout_s: float) -> bool:
+    """Whether the agent answers at the guest's second serial port within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    with _port(path) as port:
+        # Asked again: what comes while the guest opens its port may be lost.
+        while time.monotonic() < deadline:
+            port.sendall(b"?\n")
+            if agent.READY in _read(port, until=(agent.READY,), timeout_s=_ASK_AGAIN_S):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _port(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as port:
+        # A path longer than the kernel takes is reached through its directory.
+        handle = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            port.connect(f"/proc/self/fd/{handle}/{path.name}")
+        except OSError as error:
+            raise ToolError(f"the guest's second serial port is closed: {error.strerror}") from error
+        finally:
+            os.close(handle)
+        yield port
+
+
+def _read(port: socket.socket, *, until: tuple[bytes, ...], timeout_s: float) -> bytes:
+    """What the guest says, until it said one of `until`, or for `timeout_s` at most."""
+    deadline, answer = time.monotonic() + timeout_s, b""
+    while not any(word in answer for word in until) and (left_s := deadline - time.monotonic()) > 0:
+        port.settimeout(left_s)
+        try:
+            more = port.recv(4096)
+        except TimeoutError:
+            break
+        if not more:
+            break
+        answer += more
+    return answer

@@ -1,0 +1,139 @@
+"""Snapshots of a clone: disks, UEFI's variables and, of one that is on, its memory, as files beside it.
+
+STATE/clones/web1/snapshots/NAME/   the clone's files as they were; snapshot.json last: what has none was cut off
+
+Not QEMU's internal ones: these would live in the overlay, and fail with UEFI's variables and with cards that libvirt
+does not know. Files are copied with holes, and where the file system shares blocks (XFS, Btrfs) at no cost.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from builder import run, store
+from builder.clones import pins
+from builder.clones.leases import DISK, Lease, directory, find, lock, need_known
+from builder.clones.memory import Capacity, host_capacity, reserved
+from builder.clones.orders import check_name
+from builder.errors import ConfigError, did_you_mean
+from builder.model import Frozen
+from builder.progress import Reporter
+from builder.tools.libvirt import Connection
+
+_COPY_TIMEOUT_S = 600
+_MEMORY = "memory"
+
+
+class Snapshot(Frozen):
+    """`snapshot.json`. has_memory: the clone was on. size_bytes: on this disk. made: UTC, ISO 8601."""
+
+    format: int = 1
+    name: str
+    has_memory: bool
+    size_bytes: int
+    made: str
+
+
+def snapshots(state: Path, name: str) -> list[Snapshot]:
+    """Oldest first."""
+    files = _folder(state, name).glob("*/snapshot.json")
+    return sorted(
+        (Snapshot.model_validate_json(file.read_bytes()) for file in files), key=lambda it: (it.made, it.name)
+    )
+
+
+def take(name: str, snapshot: str, *, state: Path, connection: Connection, reporter: Reporter) -> Snapshot:
+    """Keep the clone as it is now. One that is on stands still meanwhile, and goes on.
+
+    Raises ConfigError for a name that is taken, ToolError.
+    """
+    check_name(snapshot)
+    need_known(state, name)
+    with lock(state, name), reporter.step(f"take the snapshot {snapshot} of {name}"):
+        lease = find(state, name)
+        place = _folder(state, name) / snapshot
+        if place.exists():
+            raise ConfigError(f"'{name}' has a snapshot '{snapshot}' already", try_next="another name")
+        place.parent.mkdir(exist_ok=True)
+        place.parent.chmod(0o711)
+        aside = place.with_name(f".{snapshot}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        domain = connection.find(lease.domain_name)
+        is_on = domain is not None and not domain.is_off()
+        try:
+            if domain is not None and is_on:
+                domain.save(aside / _MEMORY)
+            try:
+                _copy(_files(directory(state, name)), aside)
+            finally:
+                if is_on and (aside / _MEMORY).exists():
+                    connection.restore(aside / _MEMORY)
+            found = Snapshot(
+                name=snapshot,
+                has_memory=is_on,
+                size_bytes=sum(file.stat().st_blocks * 512 for file in aside.iterdir()),
+                made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            )
+            store.write_atomically(aside / "snapshot.json", found.model_dump_json(indent=2) + "\n")
+            aside.rename(place)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return found
+
+
+def revert(
+    name: str,
+    snapshot: str,
+    *,
+    state: Path,
+    connection: Connection,
+    reporter: Reporter,
+    capacity: Capacity | None = None,
+) -> tuple[Lease, bool]:
+    """Make the clone what it was; what it has become is gone. Returns its lease, and whether it is on now.
+
+    The guest's clock stands where it stood. Raises ConfigError for a snapshot that is not there.
+    """
+    need_known(state, name)
+    with lock(state, name), reporter.step(f"revert {name} to {snapshot}") as step:
+        lease, place = find(state, name), _folder(state, name) / snapshot
+        if not (place / "snapshot.json").exists():
+            known = [it.name for it in snapshots(state, name)]
+            raise ConfigError(
+                f"'{name}' has no snapshot '{snapshot}'{did_you_mean(snapshot, known)}",
+                try_next=f"one of: {', '.join(known)}" if known else f"golden clone snapshot {name} {snapshot}",
+            )
+        pins.check(lease.pins, what=f"the clone '{name}'", is_full=False)
+        if (domain := connection.find(lease.domain_name)) is not None:
+            domain.destroy()
+        _copy([file for file in place.iterdir() if file.name not in ("snapshot.json", _MEMORY)], directory(state, name))
+        if not (place / _MEMORY).exists():
+            return lease, False
+        limit = capacity or host_capacity()
+        with reserved(lease.memory_mib, limit, names=name, note=step.note):
+            connection.restore(place / _MEMORY)
+        return lease, True
+
+
+def _folder(state: Path, name: str) -> Path:
+    return directory(state, name) / "snapshots"
+
+
+def _files(place: Path) -> list[Path]:
+    """What the machine writes to."""
+    return [place / DISK, *sorted(place.glob("extra-*.qcow2")), *place.glob("nvram.fd")]
+
+
+def _copy(files: list[Path], into: Path) -> None:
+    """Each appears under its name when it is whole."""
+    for file in files:
+        aside = into / f".{file.name}.part"
+        run.query(
+            ["cp", "--reflink=auto", "--sparse=always", file, aside],
+            why=f"copy {file.name}",
+            timeout_s=_COPY_TIMEOUT_S,
+        )
+        aside.replace(into / file.name)

@@ -1,0 +1,349 @@
+"""Clones by the command line: many at once, off and on, snapshots, owners, garbage, memory; without guests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import clones
+from builder.clones import collection
+from builder.clones.layout import machine
+from builder.clones.leases import lock
+from builder.clones.memory import declared
+from builder.store import Store
+from builder.tools import qemu_img, ssh
+from builder.tools.domain import domain_xml
+from builder.tools.libvirt import Connection, connect
+from tests.builds import add_chain
+
+IMAGE = "sandbox-bootstrapped"
+
+
+class Command:
+    """`golden --state … clone`, on a store that serves as the folder of installed images."""
+
+    def __init__(self, store: Store, connection: Connection) -> None:
+        self.store, self.connection = store, connection
+        self.state = store.state
+        self.prefix = f"test-{os.urandom(3).hex()}"
+
+    def started(self, *words: str | Path, **variables: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "builder", "--state", self.state, "--progress", "plain", "clone", *words]
+        environment = os.environ | {"GOLDEN_IMAGES_DIR": str(self.store.images), **variables}
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def __call__(self, *words: str | Path, **variables: str) -> tuple[int, str, str]:
+        with self.started(*words, **variables) as process:
+            out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    def json(self, *words: str | Path) -> Any:
+        code, out, err = self(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    def create(self, *words: str | Path) -> Any:
+        return self.json("create", *words, "--image", IMAGE, "--memory", "64 MiB")
+
+
+@pytest.fixture
+def golden(open_path: Path) -> Iterator[Command]:
+    store = Store(open_path / "state", "demo")
+    for build in add_chain(store, "sandbox-base", "sandbox-upgrade", IMAGE).values():
+        (store.images / f"{build.image}.qcow2").symlink_to(f"{build.stem}.qcow2")
+    with connect() as connection:
+        yield Command(store, connection)
+        for name in clones.names(store.state):
+            clones.destroy(name, state=store.state, connection=connection)
+
+
+def test_several_are_made_started_stopped_and_listed(golden: Command) -> None:
+    made = golden.create(golden.prefix, "--count", "3", "--no-start")
+    names = [f"{golden.prefix}-{number}" for number in (1, 2, 3)]
+    assert [(clone["name"], clone["state"]) for clone in made] == [(name, "off") for name in names]
+    assert golden.connection.find(f"golden-{names[0]}") is None
+    golden.json("start", names[0], names[2], "--no-wait")
+    assert [clone["state"] for clone in golden.json("list")] == ["running", "off", "running"]
+    assert golden.json("stop", "--force", names[0])["stopped"] == [names[0]]
+    assert [clone["state"] for clone in golden.json("list")] == ["off", "off", "running"]
+    golden.json("start", names[2], "--no-wait")  # nothing happens
+    assert golden.json("destroy", *names)["destroyed"] == names
+
+
+def test_a_guest_that_hears_no_power_button_is_not_waited_for_beyond_the_limit(golden: Command) -> None:
+    (made,) = [golden.create(golden.prefix, "--no-wait")]
+    with connect() as connection, pytest.raises(Exception, match="is still on after 1 s") as caught:
+        clones.stop(made["name"], state=golden.state, connection=connection, timeout_s=1)
+    assert caught.value.try_next == f"golden clone stop --force {golden.prefix}"  # type: ignore[attr-defined]
+
+
+def test_cards_disks_and_a_seed_are_the_machines(golden: Command, open_path: Path) -> None:
+    (open_path / "user-data").write_text("#cloud-config\npackages: [tree]\n")
+    words = ("--network", "user", "--network", "network=default", "--forward", "8080", "--disk", "1 GiB")
+    words += ("--firmware", "uefi", "--cpus", "2", "--user-data", str(open_path / "user-data"), "--no-start")
+    made = golden.create(golden.prefix, *words)
+    assert [card["kind"] for card in made["nics"]] == ["user", "network"]
+    assert (made["forwards"][0]["guest_port"], made["firmware"], made["cpus"]) == (8080, "uefi", 2)
+    place = clones.directory(golden.state, golden.prefix)
+    assert qemu_img.info(place / "extra-1.qcow2").virtual_bytes == 1024**3
+    argv = ["xorriso", "-osirrox", "on", "-indev", place / "seed.iso", "-pvd_info", "-extract", "/", open_path / "seed"]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert "Volume Id    : CIDATA" in found.stdout
+    assert (open_path / "seed/user-data").read_text() == "#cloud-config\npackages: [tree]\n"
+    meta = json.loads((open_path / "seed/meta-data").read_text())
+    assert meta == {"instance-id": made["uuid"], "local-hostname": golden.prefix}
+    # libvirt takes the definition; its default network does not run everywhere, so the machine is not started.
+    lease = clones.find(golden.state, golden.prefix)
+    domain = golden.connection.define(domain_xml(machine(lease, place)))
+    assert domain.xml().count("<disk type='file'") == 3
+    assert "<source network='default'/>" in domain.xml()
+
+
+def test_a_forwarded_port_leads_to_the_machine_and_a_taken_one_is_named(golden: Command) -> None:
+    made = golden.create(golden.prefix, "--forward", "80", "--no-wait")
+    with socket.create_connection(("127.0.0.1", made["forwards"][0]["host_port"]), timeout=5):
+        pass
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        words = ("create", f"{golden.prefix}-2", "--image", IMAGE, "--forward", f"{port}:80", "--no-wait")
+        code, _, err = golden(*words, "--memory", "64 MiB")
+    assert (code, err.splitlines()[-2]) == (
+        3,
+        f"golden: error: could not start '{golden.prefix}-2': port {port} of this host is taken",
+    )
+    assert clones.names(golden.state) == [golden.prefix]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--network", "tap0"], "'tap0' is no network; write user, network=NAME or bridge=NAME"),
+        (["--forward", "x"], "'x' is no port; write [HOST_PORT:]GUEST_PORT, and /udp for UDP"),
+        (["--disk", "1G"], "'1G' is not a size"),
+        (["--network", "bridge=virbr0", "--forward", "80"], "ports are forwarded by a card in user mode"),
+        (["--count", "2", "--forward", "8080:80"], "port 8080 of this host cannot lead to 2 clones"),
+        (["--owner", "999999999"], "there is no process 999999999 to own the clone"),
+        (["--memory", "1024 TiB"], "--memory with less, or fewer clones at a time"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_leaves_nothing(golden: Command, words: list[str], message: str) -> None:
+    code, _, err = golden("create", golden.prefix, "--image", IMAGE, "--no-wait", *words)
+    assert code in (2, 3)
+    assert message in err
+    assert clones.names(golden.state) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("sandbox-bootstraped", "there is no image 'sandbox-bootstraped', neither installed"),
+        (f"{IMAGE}@20991231.1", f"there is no image '{IMAGE}' 20991231.1, neither installed"),
+    ],
+)
+def test_unknown_images_and_versions_are_refused(golden: Command, image: str, message: str) -> None:
+    code, _, err = golden("create", golden.prefix, "--image", image, "--no-wait")
+    assert code == 2
+    assert message in err
+
+
+def test_without_libvirt_every_command_says_what_to_start(golden: Command, tmp_path: Path) -> None:
+    golden.create(golden.prefix, "--no-start")
+    away = {"GOLDEN_LIBVIRT_URI": f"qemu+unix:///system?socket={tmp_path}/none"}
+    for words in (["create", "x", "--image", IMAGE, "--no-wait"], ["gc"]):
+        code, _, err = golden(*words, **away)
+        assert code == 3
+        assert "libvirt is not reachable at" in err
+        assert "libvirtd" in err
+
+
+def test_memory_is_shared_by_all_and_waited_for_if_wanted(golden: Command, open_path: Path) -> None:
+    """The other clone is of another state directory: all that count is that its machine runs on this host."""
+    golden.create(golden.prefix, "--no-wait")
+    used = declared()
+    assert used[f"golden-{golden.prefix}"] == 64
+    words = ("create", f"{golden.prefix}-2", "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
+    limit = f"{sum(used.values()) + 32} MiB"
+    code, _, err = golden(*words, "--host-memory", limit)
+    assert (code, err.count(f"there is no memory for {golden.prefix}-2: 64 MiB are needed")) == (3, 1)
+    assert f"golden-{golden.prefix} 64" in err
+    with golden.started(*words, "--host-memory", limit, "--wait-memory", "60s") as waiting:
+        assert waiting.stderr is not None
+        assert any("waiting for 64 MiB of memory" in line for line in iter(waiting.stderr.readline, ""))
+        golden.json("destroy", golden.prefix)
+        _, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, err
+
+
+def test_a_snapshot_of_one_that_is_off_and_of_one_that_is_on(golden: Command) -> None:
+    name, place = golden.prefix, clones.directory(golden.state, golden.prefix)
+    golden.create(name, "--no-start", "--disk", "1 MiB")
+    before = (place / "disk.qcow2").read_bytes()
+    assert golden.json("snapshot", name, "clean")[0]["has_memory"] is False
+    subprocess.run(["qemu-io", "-c", "write -q 0 64k", place / "disk.qcow2"], check=True)
+    golden.json("start", name, "--no-wait")
+    assert golden.json("snapshot", name, "busy")[0]["has_memory"] is True
+    assert golden.json("list")[0]["state"] == "running"
+    assert [it["name"] for it in golden.json("snapshot", name)] == ["clean", "busy"]
+    code, _, err = golden("snapshot", name, "busy")
+    assert (code, f"'{name}' has a snapshot 'busy' already" in err) == (2, True)
+    assert golden.json("revert", name, "clean")["state"] == "off"
+    assert (place / "disk.qcow2").read_bytes() == before
+    assert golden.json("revert", name, "busy")["state"] == "running"
+    code, _, err = golden("revert", name, "bussy")
+    assert (code, f"'{name}' has no snapshot 'bussy', did you mean 'busy'?" in err) == (2, True)
+
+
+# --- owners and garbage -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def a_process() -> Iterator[subprocess.Popen[bytes]]:
+    """One that lives until it is killed, or until the block ends."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_clones_of_a_dead_owner_are_collected_and_others_are_not(golden: Command) -> None:
+    with a_process() as owner:
+        golden.create("orphan-" + golden.prefix, "--owner", str(owner.pid), "--no-wait")
+        golden.create("kept-" + golden.prefix, "--keep", "--no-start")
+        golden.create("mine-" + golden.prefix, "--owner", str(os.getpid()), "--no-start")
+        assert golden.json("gc") == []
+    (found,) = golden.json("gc", "--dry-run")
+    assert (found["kind"], found["name"]) == ("clone", "orphan-" + golden.prefix)
+    assert found["reason"] == f"its owner, process {owner.pid}, is dead"
+    assert len(golden.json("list")) == 3
+    golden.json("gc")
+    assert [clone["name"] for clone in golden.json("list")] == ["kept-" + golden.prefix, "mine-" + golden.prefix]
+    assert golden.connection.find("golden-orphan-" + golden.prefix) is None
+    assert golden.json("gc") == []
+
+
+def _killed(golden: Command, *words: str, at: Callable[[], bool]) -> None:
+    """Run the command and kill it, with no chance to clean up, as soon as `at` comes true."""
+    with golden.started(*words) as process:
+        deadline = time.monotonic() + 60
+        while not at() and process.poll() is None and time.monotonic() < deadline:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["part", "lease", "domain"])
+def test_what_a_create_killed_at_any_moment_leaves_is_collected(golden: Command, moment: str) -> None:
+    place = clones.directory(golden.state, golden.prefix)
+    moments = {
+        "part": lambda: place.with_name(f".{place.name}.part").exists(),
+        "lease": lambda: (place / "lease.json").exists(),
+        "domain": lambda: golden.connection.find(f"golden-{golden.prefix}") is not None,
+    }
+    with a_process() as owner:
+        words = ("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
+        _killed(golden, *words, "--owner", str(owner.pid), at=moments[moment])
+    golden.json("gc")
+    assert _left(golden) == []
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_a_killed_destroy_leaves_is_collected(golden: Command, is_whole: bool) -> None:
+    golden.create(golden.prefix, "--no-wait")
+    place = clones.directory(golden.state, golden.prefix)
+    if is_whole:
+        # The machine is gone, the folder renamed, nothing removed yet.
+        golden.connection.destroy_matching(lambda domain: domain.name == f"golden-{golden.prefix}")
+    place.rename(place.with_name(f".{place.name}.part"))
+    (found,) = [it for it in golden.json("gc") if it["kind"] != "links"]
+    assert (found["kind"], found["name"]) == ("rest", golden.prefix)
+    assert _left(golden) == []
+
+
+def test_a_machine_without_a_clone_and_a_damaged_lease_are_collected(golden: Command) -> None:
+    names = [f"{golden.prefix}-{n}" for n in (1, 2)]
+    golden.create(golden.prefix, "--count", "2", "--no-wait")
+    subprocess.run(["rm", "-r", clones.directory(golden.state, names[0])], check=True)
+    (clones.directory(golden.state, names[1]) / "lease.json").write_text("{")
+    found = {it["kind"]: it["name"] for it in golden.json("gc") if it["kind"] != "links"}
+    assert found == {"clone": names[1], "machine": f"golden-{names[0]}"}
+    assert _left(golden) == []
+
+
+def test_one_that_another_golden_is_at_work_on_is_left_alone(golden: Command) -> None:
+    with a_process() as owner:
+        golden.create(golden.prefix, "--owner", str(owner.pid), "--no-start")
+    said: list[str] = []
+    with lock(golden.state, golden.prefix):
+        found = collection.collect(golden.state, connection=golden.connection, is_dry=False, note=said.append)
+    assert found == []
+    assert said == [f"{golden.prefix} is left alone: another golden is at work on it"]
+
+
+def _left(golden: Command) -> list[str]:
+    left = [str(path) for path in (golden.state / "clones").iterdir() if path.name not in (".locks", ".bases")]
+    left += [str(path) for path in (golden.state / "clones/.bases").iterdir()]
+    return left + [it.name for it in golden.connection.domains() if golden.prefix in it.name]
+
+
+# --- into the guest, with fake programs ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clone(golden: Command, open_path: Path) -> str:
+    ssh.make_key(open_path / "key", comment="test")
+    golden.create(golden.prefix, "--key", open_path / "key", "--no-wait")
+    return golden.prefix
+
+
+def fake(folder: Path, program: str, script: str) -> dict[str, str]:
+    """Variables with which `program` is a shell script."""
+    path = folder / "bin" / program
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return {"PATH": f"{path.parent}:{os.environ['PATH']}"}
+
+
+def test_exec_gives_status_and_output_of_each(golden: Command, clone: str, open_path: Path) -> None:
+    variables = fake(open_path, "ssh", 'echo out; echo err >&2; for w; do :; done; echo "$w"; exit 7')
+    code, out, _ = golden("exec", clone, "--json", "--", "uname", "-r", **variables)
+    assert (code, json.loads(out)) == (
+        7,
+        [{"name": clone, "status": 7, "stdout": "out\nuname -r\n", "stderr": "err\n"}],
+    )
+    code, out, err = golden("exec", clone, "--", "uname -r | tr a b", **variables)
+    assert (code, out, err) == (7, "out\nsh -c 'uname -r | tr a b'\n", "err\n")
+    slow = fake(open_path, "ssh", "sleep 100")
+    code, _, err = golden("exec", clone, "--timeout", "1s", "--", "true", **slow)
+    assert (code, err) == (124, f"golden: {clone}: still running after 1 s; ended\n")
+    code, _, err = golden("exec", clone)
+    assert (code, "a clone and a command are needed" in err) == (2, True)
+
+
+def test_cp_copies_in_and_out_but_not_across(golden: Command, clone: str, open_path: Path) -> None:
+    variables = fake(open_path, "scp", 'printf "%s\\n" "$@"')
+    code, out, _ = golden("cp", "a", "b c", f"{clone}:/etc", **variables)
+    assert (code, out.splitlines()[-4:]) == (0, ["--", "a", "b c", "root@127.0.0.1:/etc"])
+    code, out, _ = golden("cp", f"{clone}:/etc/hosts", ".", **variables)
+    assert (code, out.splitlines()[-3:]) == (0, ["--", "root@127.0.0.1:/etc/hosts", "."])
+    for words in (["a", "b"], [f"{clone}:/a", f"{clone}:/b"]):
+        code, _, err = golden("cp", *words, **variables)
+        assert (code, "files are copied into one clone or out of one" in err) == (2, True)
+
+
+def test_logs_are_the_consoles_and_qemus(golden: Command, clone: str) -> None:
+    assert golden("logs", clone)[:2] == (0, clones.console_log(golden.state, clone).read_text())
+    assert "qemu-system" in golden("logs", clone, "--qemu")[1]

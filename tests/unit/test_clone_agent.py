@@ -1,0 +1,99 @@
+"""What the agent in the guest says at its serial port; a pseudo terminal is the port. What it renews: tests/vm."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.clones import agent, saved
+
+
+class Port:
+    """The host's end. said: all that the agent has written."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.said = b""
+
+    def send(self, data: bytes) -> None:
+        os.write(self.handle, data)
+
+    def wait_for(self, words: bytes) -> None:
+        while words not in self.said:
+            self.said += os.read(self.handle, 4096)
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[Port]:
+    host, guest = os.openpty()
+    monkeypatch.setattr(agent, "PORT", Path(os.ttyname(guest)))
+    yield Port(host)
+    os.close(guest)
+    os.close(host)
+
+
+def started() -> tuple[threading.Thread, list[int]]:
+    ends: list[int] = []
+    thread = threading.Thread(target=lambda: ends.append(agent.main()), daemon=True)
+    thread.start()
+    return thread, ends
+
+
+def test_it_says_that_it_waits_however_often_it_is_asked_and_then_obeys(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[Any] = []
+    monkeypatch.setattr(agent, "renew", lambda order, _sshd: bool(orders.append(order)))
+    monkeypatch.setattr(agent, "restart_others", lambda _has_rsa, _sshd: None)
+    monkeypatch.setattr(agent, "BREATH_S", 0)
+    thread, ends = started()
+    port.wait_for(agent.READY)
+    port.send(b"?\n?\n")
+    port.wait_for(agent.READY * 3)
+    port.send(json.dumps({"hostname": "web1", "long": "x" * 3000}).encode() + b"\n")
+    port.wait_for(agent.DONE)
+    thread.join(10)
+    assert ends == [0]
+    assert [order["hostname"] for order in orders] == ["web1"]
+    # Nothing that was sent came back.
+    assert port.said == agent.READY * 3 + agent.DONE
+
+
+def test_what_fails_is_said(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_order: Any, _sshd: int) -> bool:
+        raise OSError("no entropy")
+
+    monkeypatch.setattr(agent, "renew", fail)
+    thread, ends = started()
+    port.wait_for(agent.READY)
+    port.send(b"{}\n")
+    port.wait_for(agent.FAILED + b"OSError('no entropy')\n")
+    thread.join(10)
+    assert ends == [1]
+
+
+def test_it_runs_where_golden_is_not_and_with_an_old_python() -> None:
+    tree = ast.parse(Path(str(agent.__file__)).read_text(encoding="utf-8"), feature_version=(3, 6))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert modules == {"pathlib", "typing"}
+
+
+def test_host_keys_are_replaced_by_the_hosts_and_none_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "SSH", tmp_path)
+    for kind in ("ed25519", "rsa"):
+        for end in ("", ".pub"):
+            (tmp_path / f"ssh_host_{kind}_key{end}").write_text("old")
+    made = saved.host_keys()
+    assert agent.replace_host_keys(made)
+    assert {path.name for path in tmp_path.iterdir()} == {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"}
+    private = tmp_path / "ssh_host_ed25519_key"
+    assert private.read_text() == made["ed25519"][0]
+    assert private.stat().st_mode & 0o007 == 0
+    assert saved.host_keys()["ed25519"] != made["ed25519"]

@@ -1,0 +1,117 @@
+"""Clones that are not twins, however they start: three that boot, and two that go on from one saved memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.conftest import Golden
+from tests.vm.test_outputs import DUID
+
+NO_IMAGES = ("--images", "/no/images")
+COLD, WARM = ("cold1", "cold2", "cold3"), ("warm1", "warm2")
+
+# What must be no two clones'. The last two are drawn by the guest's kernel just now.
+IDENTITY = {
+    "machine-id": "cat /etc/machine-id",
+    "host keys": "cat /etc/ssh/ssh_host_*_key.pub",
+    "MAC": "cat /sys/class/net/eth0/address",
+    "hostname": "hostname",
+    "random seed": "sha256sum < /var/lib/systemd/random-seed",
+    "random numbers": "head -c 32 /dev/urandom | sha256sum",
+    "DUID": DUID,
+}
+
+# A warm start takes at most this part of the cold one of the same run.
+WARM_PART = 15
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cleared(golden: Golden) -> Iterator[None]:
+    """No clone and no memory is left, whatever the tests did."""
+    yield
+    for clone in golden("clone", "list", "--json").json:
+        golden("clone", "destroy", clone["name"])
+    golden("clone", "gc", "--memory")
+
+
+@pytest.fixture(scope="module")
+def memory(golden: Golden) -> dict[str, Any]:
+    found: dict[str, Any] = golden("clone", "warm", "sandbox-upgrade", *NO_IMAGES, "--json").json
+    return found
+
+
+@pytest.fixture(scope="module")
+def warm(golden: Golden, memory: dict[str, Any]) -> list[dict[str, Any]]:
+    """Two that go on from memory, one after the other."""
+    words = ("--image", "sandbox-upgrade", *NO_IMAGES, "--own-key", "--json")
+    return [golden("clone", "create", name, *words).json for name in WARM]
+
+
+@pytest.fixture(scope="module")
+def cold(golden: Golden, warm: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Three that boot at once."""
+    words = ("--image", "sandbox-upgrade", *NO_IMAGES, "--cold", "--own-key", "--json")
+    found: list[dict[str, Any]] = golden("clone", "create", *COLD, *words).json
+    return found
+
+
+def answers(golden: Golden, command: str, *names: str) -> dict[str, str]:
+    found = golden("clone", "exec", *names, "--json", "--", command).json
+    assert {answer["status"] for answer in found} == {0}, found
+    return {answer["name"]: answer["stdout"].strip() for answer in found}
+
+
+def test_a_warm_start_takes_a_fifteenth_of_the_cold_one(memory: dict[str, Any], warm: list[dict[str, Any]]) -> None:
+    assert memory["is_new"]
+    assert {clone["warm"] for clone in warm} != {None}
+    fastest = min(clone["boot_s"] for clone in warm)
+    print(f"cold {memory['cold_s']} s, warm {[clone['boot_s'] for clone in warm]} s")
+    assert fastest <= memory["cold_s"] / WARM_PART
+
+
+def test_a_warm_clone_has_the_time_of_day_and_nothing_that_failed(golden: Golden, warm: list[dict[str, Any]]) -> None:
+    for name, now in answers(golden, "date +%s", *WARM).items():
+        assert abs(int(now) - time.time()) < 10, name
+    assert set(answers(golden, "systemctl --failed --plain --no-legend", *WARM).values()) == {""}
+    assert set(answers(golden, "rpm -q sandbox-release", *WARM).values()) != {""}
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_snapshot_brings_disk_and_memory_back(golden: Golden) -> None:
+    name = WARM[0]
+    answers(golden, "echo before > /root/state; sleep 1000 < /dev/null > /dev/null 2>&1 & echo $! > /run/pid", name)
+    (taken,) = golden("clone", "snapshot", name, "before", "--json").json
+    assert taken["has_memory"]
+    answers(golden, "rm /root/state; kill $(cat /run/pid); sync", name)
+    golden("clone", "revert", name, "before")
+    found = answers(golden, "cat /root/state; ps -p $(cat /run/pid) -o comm=; date +%s", name)[name].splitlines()
+    assert found[:2] == ["before", "sleep"]
+    assert abs(int(found[2]) - time.time()) < 10
+
+
+def test_no_two_clones_share_anything_that_should_be_theirs(
+    golden: Golden, cold: list[dict[str, Any]], warm: list[dict[str, Any]]
+) -> None:
+    assert {clone["warm"] for clone in cold} == {None}
+    # Each has a key of its own, and has let this test in with it.
+    assert len({clone["key"] for clone in (*cold, *warm)}) == 5
+    for what, command in IDENTITY.items():
+        found = answers(golden, command, *COLD, *WARM)
+        assert all(found.values()), what
+        assert len(set(found.values())) == len(found), f"{what}: {found}"
+    assert answers(golden, "hostname", *COLD, *WARM) == {name: name for name in (*COLD, *WARM)}
+
+
+@pytest.mark.usefixtures("warm")
+def test_files_go_in_and_come_out(golden: Golden, open_folder: Path) -> None:
+    open_folder.mkdir()
+    (open_folder / "a file").write_text("there and back\n")
+    golden("clone", "cp", open_folder / "a file", f"{WARM[1]}:/root/copy")
+    golden("clone", "cp", f"{WARM[1]}:/root/copy", open_folder / "copy")
+    assert (open_folder / "copy").read_text() == "there and back\n"
+    assert "Linux version" in golden("clone", "logs", WARM[1], "--journal").stdout

@@ -1,0 +1,153 @@
+"""A night over the shared chain: clones are tested once, what is good is published, and then there is nothing to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from junitparser import JUnitXml
+
+from tests.vm.conftest import Golden
+
+CHAIN = ["sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped"]
+TABLE = '[image.sandbox-bootstrapped]\nparent = "sandbox-upgrade"\n'
+
+GOOD = """verify = { boot_within = "120s", growth = "20%", size_below = "2 GiB", commands = ["raku -e 'say 42'"], \
+services = ["sshd.service"], files = { "/etc/passwd" = { mode = "0644", owner = "root:root", contains = "root:" } }, \
+tests = ["tests/test_raku.py"] }
+"""
+
+BAD = """verify = { packages = ["no-such-package"], commands = ["echo it is broken; exit 3", "true"], \
+files = ["/no/such/file"], services = ["no-such.service"], size_below = "1 KiB" }
+"""
+
+OWN_TEST = """\
+def test_zef_is_there(host):
+    assert host.exists("zef")
+"""
+
+
+def with_promises(golden: Golden, folder: Path, table: str) -> Golden:
+    """The same images, of which one promises something."""
+    project = golden.with_images(folder, "")
+    text = project.file.read_text()
+    assert TABLE in text
+    project.file.write_text(text.replace(TABLE, TABLE + table))
+    (folder / "tests").mkdir()
+    (folder / "tests/test_raku.py").write_text(OWN_TEST)
+    return project
+
+
+@pytest.fixture(scope="module")
+def clean(golden: Golden) -> Iterator[Golden]:
+    """What this file leaves in the shared store is gone afterwards: verdicts, nights, a channel, logs of verifying."""
+    yield golden
+    for place in ("verified", "nights", "steps", "channels/night-test"):
+        shutil.rmtree(golden.store / place, ignore_errors=True)
+    for place in golden.store.glob("logs/*/verify"):
+        shutil.rmtree(place)
+    (golden.store / "nightly.lock").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def project(clean: Golden, shared_path: Path) -> Golden:
+    return with_promises(clean, shared_path / "promises", GOOD)
+
+
+@pytest.fixture(scope="module")
+def first_night(project: Golden, shared_path: Path) -> dict[str, object]:
+    words = ("--channel", "night-test", "--report", shared_path / "report", "--json")
+    night: dict[str, object] = project("nightly", "sandbox-bootstrapped", *words).json
+    return night
+
+
+def clones(golden: Golden) -> list[str]:
+    domains = subprocess.run(["virsh", "list", "--all", "--name"], capture_output=True, text=True, check=True).stdout
+    folders = [str(path) for path in (golden.state / "clones").glob("verify-*")]
+    return [name for name in domains.split() if name.startswith("golden-verify-")] + folders
+
+
+def test_a_night_verifies_what_is_built_and_publishes_it(
+    project: Golden, first_night: dict[str, object], shared_path: Path
+) -> None:
+    assert first_night["exit_code"] == 0
+    turns = {turn["image"]: turn for turn in first_night["turns"]}  # type: ignore[attr-defined]
+    assert {image: turn["outcome"] for image, turn in turns.items()} == dict.fromkeys(CHAIN, "verified")
+    assert all(turn["boot_s"] > 1 and turn["checks"] >= 10 for turn in turns.values())
+    assert sorted(first_night["publication"]["set"]) == sorted(CHAIN)  # type: ignore[index]
+    assert project("repo", "check", "--channel", "night-test", "--json").json["packages"] == 6
+    page = (shared_path / "report" / "index.html").read_text()
+    assert "sandbox-bootstrapped" in page and "published to night-test" in page
+    assert clones(project) == []
+
+
+def test_a_clone_was_tested_for_all_that_its_image_promises(project: Golden, first_night: dict[str, object]) -> None:
+    ended = project("verify", "sandbox-bootstrapped", "--json")
+    (verdict,) = ended.json
+    assert verdict["passed"] is True
+    assert "nothing changed since" in ended.stderr  # the night's verdict stands, and so it does after a build
+    built = project("build", "sandbox-bootstrapped", "--verify")
+    assert "nothing changed since" in built.stderr
+    results = {check["name"]: check["result"] for check in verdict["tests"]}
+    expected = {
+        "a clone boots and takes the project's key",
+        "default target is reached",
+        "boot is within its budget",
+        "no unit failed",
+        "package is installed: rakudo",
+        "package is installed: raku-zef",
+        "service runs and is enabled: sshd.service",
+        "file is there: /etc/passwd",
+        "command succeeds: raku -e 'say 42'",
+        "address is from dhcp",
+        "machine id is its own",
+        "host keys are its own",
+        "test_raku: zef is there",
+        "budget: size is below 2.0 GiB",
+    }
+    assert {name: results.get(name) for name in expected} == dict.fromkeys(expected, "passed")
+    assert results["selinux is as declared"] == "skipped"
+    logs = project.store / "logs" / f"{verdict['image']}-{verdict['version']}" / "verify"
+    assert JUnitXml.fromfile(str(logs / "junit.xml")).tests == len(verdict["tests"])
+    assert "login:" in (logs / "console.log").read_text(errors="replace")
+    facts = project("show", "sandbox-bootstrapped", "--json").json
+    assert verdict["sha256"] == facts["id"]["sha256"]
+
+
+def test_a_night_in_which_nothing_changed_starts_no_machine(project: Golden, first_night: dict[str, object]) -> None:
+    again = project("nightly", "sandbox-bootstrapped", "--channel", "night-test", "--json").json
+    assert [turn["outcome"] for turn in again["turns"]] == ["stands"] * 3
+    assert (again["exit_code"], again["accelerator"], again["publication"]["is_new"]) == (0, None, False)
+    assert again["seconds"] < 10
+    # Nothing was started at all: a step of a night has a log.
+    assert list((project.store / "nights" / again["version"] / "logs").iterdir()) == []
+
+
+def test_a_build_that_is_not_what_it_promises_is_named_with_what_broke(
+    clean: Golden, first_night: dict[str, object], shared_path: Path
+) -> None:
+    broken = with_promises(clean, shared_path / "broken", BAD)
+    ended = broken("verify", "sandbox-bootstrapped", "--json", expect=5)
+    (verdict,) = ended.json
+    assert verdict["passed"] is False
+    failed = {check["name"]: check["message"] for check in verdict["tests"] if check["result"] == "failed"}
+    assert set(failed) == {
+        "package is installed: no-such-package",
+        "service runs and is enabled: no-such.service",
+        "file is there: /no/such/file",
+        "command succeeds: echo it is broken; exit 3",
+        "budget: size is below 1.0 KiB",
+    }
+    assert failed["command succeeds: echo it is broken; exit 3"] == "exit 3\nit is broken"
+    for text in ("is not what it promises: 5 tests failed", "no-such-package", "/no/such/file is not there", "kept"):
+        assert text in ended.stderr
+    logs = broken.store / "logs" / f"{verdict['image']}-{verdict['version']}" / "verify"
+    assert {path.name for path in logs.iterdir()} >= {"console.log", "journal.log", "junit.xml", "promises.json"}
+    assert "systemd" in (logs / "journal.log").read_text(errors="replace")
+    record = broken.store / "verified" / f"{verdict['image']}-{verdict['version']}.json"
+    assert json.loads(record.read_text())["passed"] is False
+    assert clones(broken) == []
