@@ -91,6 +91,7 @@ FLOORS: dict[str, int] = {
             "verification",
             "culprits",
             "night",
+            "night_steps",
             "mirrors",
             "sparrowfiles",
         ],
