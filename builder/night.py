@@ -288,7 +288,7 @@ class _Night:
             branch.verify_s = self._command(branch, "verify", ["verify", branch.image])
             if branch.outcome is not None:
                 return
-        branch.outcome = "built" if is_new else "verified" if branch.verify_s else "stands"
+        branch.outcome = "built" if is_new else "verified" if branch.verify_s is not None else "stands"
         self._reporter.note(f"{branch.image}: {build.version} {branch.outcome}")
 
     def _last_good(self, image: str) -> Build | None:
