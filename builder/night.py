@@ -388,8 +388,11 @@ class _Night:
         )
 
     def _publishing(self, channel: str, images: list[str]) -> list[tuple[str, list[str]]]:
-        """The commands that let clients have `images`, in order."""
-        return [("package", ["package", *images]), ("publish", ["publish", "--channel", channel, *images])]
+        """The commands that let clients have `images`, in order, and then remove what nobody needs any more."""
+        commands = [("package", ["package", *images]), ("publish", ["publish", *images])]
+        if channel != "candidate":
+            commands.append(("promote", ["promote", "--to", channel, *images]))
+        return [*commands, ("collect", ["collect"])]
 
     def _publishable(self) -> dict[str, str]:
         """Image -> version: good tonight, and so is all that it stands on."""

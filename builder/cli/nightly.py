@@ -64,7 +64,7 @@ def nightly(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Plan, build, verify, package and publish everything that is due, and report.
+    """Plan, build, verify, package, publish, promote and collect what is due, and report.
 
     An image that fails holds back what stands on it and nothing else; what is not good is not published, and clients
     keep what they have. What failed by a mirror, the network or a lock is tried again. If nothing changed, no machine

@@ -229,7 +229,7 @@ def test_what_is_not_published_is_said_and_tried_again_the_next_night(stage: Sta
     assert held.exit_code == 4
     stage.script({})
     assert stage.hold().exit_code == 0
-    assert stage.calls() == ["package", "publish"]
+    assert stage.calls() == ["package", "publish", "promote", "collect"]
 
 
 def test_two_nights_at_once_are_one_too_many(stage: Stage) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli.clone import _locate
+from builder.cli.clone_create import _locate
 from builder.cli.flatten import flatten
 from builder.cli.package import package
 from builder.cli.publish import publish
@@ -20,7 +20,7 @@ from builder.store import Store, sha256
 from builder.tools import rpm
 from builder.tools.webserver import serving
 from tests.builds import add_chain, make_project
-from tests.tools.test_dnf_install import Client
+from tests.clients import Client
 from tests.tools.test_flat_and_export import as_json, call
 
 IMAGE = "sandbox-bootstrapped"
@@ -46,7 +46,7 @@ def set_stable(session: Session, form: str) -> None:
 def client(session: Session, store: Store, tmp_path: Path) -> Iterator[Client]:
     store.channels.mkdir(parents=True)
     with serving(store.channels) as server:
-        yield Client(tmp_path / "client", server.url)
+        yield Client(tmp_path / "client", server.url, None)
 
 
 def release(session: Session, version: str) -> dict[str, Build]:
