@@ -25,7 +25,7 @@ from builder.config_publication import RawPublish, RawRetention, RawSigning
 from builder.config_steps import Parsed, guest_path, parse_step
 from builder.config_verify import RawVerify
 from builder.errors import ConfigError, Problem, did_you_mean
-from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Repository, Setup
+from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Refresh, Repository, Setup
 from builder.password import parse_hash
 from builder.publication import Publication
 from builder.sources import RawSource
@@ -87,6 +87,7 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    refresh: Refresh = "on-change"
     verify: RawVerify = RawVerify()
     keeps_private_keys: list[GuestPath] = Field(default=[])
     stable: Literal["chain", "flat"] = "chain"
@@ -314,6 +315,7 @@ class _Loader:
                 verify=image.verify.resolved(),
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
+                refresh=image.refresh,
                 keeps_private_keys=tuple(image.keeps_private_keys),
                 stable=image.stable,
                 steps=(

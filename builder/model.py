@@ -192,6 +192,10 @@ class Distribution(Frozen):
         return " ".join(word for word in (self.kernel_arguments, "fips=1" if self.fips else "") if word)
 
 
+# When what package repositories hold, and a parent's newer build, count: at once, or when that much time has passed.
+Refresh = Literal["on-change", "nightly", "weekly", "monthly"]
+
+
 class FileCheck(Frozen):
     """What a file in the guest is to be. mode: its permissions; owner: USER[:GROUP]; None: anything that is there."""
 
@@ -236,6 +240,7 @@ class Image(Frozen):
     description: str = ""
     disk_bytes: int | None = None
     setup: Setup = Setup()
+    refresh: Refresh = "on-change"
     steps: tuple[Step, ...] = ()
     flat_of: str | None = None
     stable: Literal["chain", "flat"] = "chain"
@@ -337,6 +342,11 @@ class ImageId(Frozen):
     def stem(self) -> str:
         return f"{self.image}-{self.version}"
 
+    @property
+    def age(self) -> tuple[int, int]:
+        """Sorts builds of an image, oldest first."""
+        return version_key(self.version)
+
 
 class Timing(Frozen):
     step: str
@@ -347,6 +357,7 @@ class Build(Frozen):
     """`build.json`: one result of running a recipe. Written last; what has none is no build.
 
     key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the result, name -> digest or text.
+    texts: what is behind some of those digests, for people, secrets left out. reason: why it was built.
     size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
     started, finished: UTC, ISO 8601. tools: program -> version.
     software: name -> version of what online steps brought and asked for its version, such as "raku" and "sparrow6".
@@ -363,6 +374,8 @@ class Build(Frozen):
     description: str
     key: str
     inputs: dict[str, str]
+    texts: dict[str, str] = Field(default={})
+    reason: str = ""
     size_bytes: int
     virtual_bytes: int
     packages: int

@@ -22,6 +22,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +49,7 @@ def sha256(path: Path) -> str:
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Write aside, fsync, rename: a reader sees the old text or the new one, whatever happens in between."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with part.open("w", encoding="utf-8") as stream:
             stream.write(text)

@@ -134,6 +134,19 @@ def create_overlay(path: Path, backing: Path) -> None:
         raise _unfit(path, f"it was to stand on {backing}")
 
 
+def rebase_argv(overlay: Path, backing: Path, *, is_safe: bool = False) -> run.Argv:
+    return ["qemu-img", "rebase", *([] if is_safe else ["-u"]), "-f", "qcow2", "-F", "qcow2", "-b", backing, overlay]
+
+
+def rebase(overlay: Path, backing: Path, *, is_safe: bool = False, timeout_s: float = 60) -> None:
+    """Point `overlay` at `backing` by rewriting its header; no data is copied.
+
+    Both backing files must hold the same bytes, unless is_safe: then what differs is copied into the overlay first.
+    Raises ToolError. Source: qemu-img(1), "rebase", -u.
+    """
+    run.query(rebase_argv(overlay, backing, is_safe=is_safe), why=f"rebase {overlay.name}", timeout_s=timeout_s)
+
+
 def check(path: Path) -> None:
     """Check one file's inner tables; backing files are not looked at. Raises VerifyError on corruption and on leaks.
 
@@ -229,6 +242,19 @@ def convert_compressed(source: Path, target: Path, *, backing: str | None, log: 
     run.run(argv, why=f"compress '{source.name}'", timeout_s=timeout_s, log=log)
     if info(target).backing_name != backing:
         raise _unfit(target, f"its backing file was to be named {backing}")
+
+
+def commit_argv(top: Path, base: Path) -> run.Argv:
+    return ["qemu-img", "commit", "-q", "-f", "qcow2", "-b", base.absolute(), top]
+
+
+def merge(top: Path, base: Path, *, log: Path, timeout_s: float) -> None:
+    """Write what lies in `top` and in the overlays between into `base`, which then shows the same disk.
+
+    To be done before `convert_compressed`: of an overlay it takes what lies in that one file, and none of those between
+    it and the backing file that the target is to have (QEMU 7.2, convert_iteration_sectors). Raises ToolError.
+    """
+    run.run(commit_argv(top, base), why=f"merge '{top.name}' into '{base.name}'", timeout_s=timeout_s, log=log)
 
 
 def convert_argv(source: Path, target: Path, *, format: str, options: Sequence[str], is_compressed: bool) -> run.Argv:

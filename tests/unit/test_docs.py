@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from builder import config, config_publication, private
 from builder.cli import golden
+from builder.harness import declaration
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
@@ -120,6 +121,12 @@ TOML = [(page, block) for page in PAGES for language, block in fences(page) if l
 @pytest.mark.parametrize(("page", "block"), TOML, ids=[f"{page.name}-{n}" for n, (page, _) in enumerate(TOML)])
 def test_the_toml_shown_is_accepted(page: Path, block: str, tmp_path: Path) -> None:
     """Whole files as they are; steps, or a part, with as little around it as makes a whole."""
+    if block.startswith(f"# {declaration.FILE}"):
+        for name in re.findall(r"\w+\.sh", block):
+            (tmp_path / name).touch()
+        (tmp_path / declaration.FILE).write_text(block)
+        assert declaration.load(tmp_path / declaration.FILE, top=tmp_path).scripts
+        return
     if block.startswith("{"):
         steps = block.replace("}\n{", "},\n{")
         block = f'[image.rocky9-x]\ndistribution = "rocky9"\nsteps = [\n{steps}]\n'
@@ -166,3 +173,9 @@ def test_the_distributions_listed_are_those_of_the_catalogue(tmp_path: Path) -> 
     assert listed == [
         (it.name, it.title, it.kickstart_version, "network tree" if it.source else "yours") for it in known
     ]
+
+
+def test_every_key_of_a_tests_declaration_is_described() -> None:
+    text = (TOP / "docs/testing.md").read_text(encoding="utf-8")
+    for key in declaration._Test.model_fields:
+        assert re.search(rf"`{key}`|^{key} = ", text, flags=re.MULTILINE), f"{key} is missing in docs/testing.md"
