@@ -1,7 +1,9 @@
 """Builds that fail and are gone on from, and builds of which nothing new comes: the real pipeline on real qcow2 files.
 
-Only libguestfs' appliance is a stand-in: a `virt-customize` that writes a byte for each step into the disk it is given,
-at a place of the step's own, fails where a step says so, and leaves a package list as a guest does.
+Machines are real ones of libvirt's, with no operating system in them. Stand-ins are `ssh`, which writes down what it is
+to run in the guest, fails where that says so, and switches the machine off when it is asked to; and `virt-customize`,
+which writes a byte for each step into the disk it is given, at a place of the step's own, fails where a step says so,
+and leaves a package list as a guest does.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from pathlib import Path
 import pytest
 
 from builder import pipeline as pipelines
+from builder import rewind
 from builder.checkpoints import left
 from builder.errors import ToolError
+from builder.layer import domain_prefix
 from builder.model import Build, Image, Project, Repository
 from builder.pipeline import Host, Pipeline, decide
 from builder.plan import Planned
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.run import query
-from builder.steps import Install, Run, Step
+from builder.steps import Install, Run, Shell, Step
 from builder.store import Store
 from builder.tools import qemu_img
 from builder.tools.libvirt import connect
@@ -56,6 +60,18 @@ with tarfile.open(added[1], "w:") as archive:
 """
 
 
+SSH = """\
+#!/bin/sh
+for last; do :; done
+case $last in
+    *poweroff*) virsh -q -c qemu:///system destroy {domain} >/dev/null ;;
+    *FAIL*) echo ran-and-failed >> {calls}; exit 1 ;;
+    sync) echo sync >> {calls} ;;
+    *"echo "*) echo "$last" | sed -n "s/.*echo \\([0-9]*\\).*/\\1/p" >> {calls} ;;
+esac
+"""
+
+
 class Stage:
     """A project whose image sandbox-app stands on a small base, its store, and the stand-in on PATH."""
 
@@ -68,6 +84,12 @@ class Stage:
         monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
         self.store = Store(folder / "state", "demo")
         self.base = add_build(self.store, "sandbox-base")
+        program = folder / "bin" / "ssh"
+        domain = f"{domain_prefix(self.store.id)}sandbox-app-{self.store.next_version('sandbox-app')}"
+        program.write_text(SSH.format(calls=folder / "calls", domain=domain))
+        program.chmod(0o755)
+        # Nobody says its name at the port of a machine without an operating system.
+        monkeypatch.setattr("builder.tools.ssh.wait_until_answers", lambda *_, **__: 0.1)
 
     def packages(self, text: str) -> None:
         """What every guest has from now on."""
@@ -156,6 +178,57 @@ def test_an_offline_step_that_failed_twice_is_repeated_alone(stage: Stage) -> No
     assert left(stage.store) == []
     assert not list(stage.store.work.iterdir())
     assert stage.plan(say(11), say(12), say(13)).action == "reuse"
+
+
+def test_an_online_step_that_failed_costs_that_step(stage: Stage) -> None:
+    first, second, failing = (Shell(commands=(text,)) for text in ("echo 41", "echo 42", "FAIL"))
+    with pytest.raises(ToolError) as failed:
+        stage.build(say(11), first, second, failing)
+    assert dict(failed.value.details)["checkpoint"] == "the state after step 3: shell"
+    said = (stage.folder / "calls").read_text().split("---\n")
+    assert said[1].split() == ["41", "sync", "42", "sync", "ran-and-failed"]
+    (trail,) = left(stage.store)
+    assert trail.record.files == ("disk.qcow2", "disk.1.qcow2", "disk.2.qcow2", "disk.3.qcow2")
+    assert [it.after for it in trail.record.checkpoints] == [1, 2, 3]
+    assert {path.name for path in trail.work.glob("scratch*")} == {"scratch.raw"}
+
+    made = stage.build(say(11), first, second, Shell(commands=("echo 43",)), resume=True)
+    assert (stage.folder / "calls").read_text().split() == ["43", "seal", "---"]
+    assert stage.bytes(made, 1) == [11]
+    qemu_img.verify_chain(stage.store.qcow2(made), [stage.store.qcow2(stage.base)])
+    assert not list(stage.store.work.iterdir())
+
+
+def test_a_shell_in_the_state_before_a_step(stage: Stage) -> None:
+    """As it was, whatever was done there; and gone."""
+    steps = (say(11), Shell(commands=("echo 41",)), Shell(commands=("FAIL",)))
+    with pytest.raises(ToolError):
+        stage.build(*steps)
+    (trail,) = left(stage.store)
+    before = {path.name: path.stat().st_mtime_ns for path in trail.work.glob("disk*")}
+    project = stage.project(*steps)
+    for step, files in (("3", ["disk.1.qcow2", "disk.qcow2"]), ("2", ["disk.qcow2"]), ("1", [])):
+        checkpoint = rewind.state_before(project.images["sandbox-app"], trail, step)
+        with connect() as connection:
+            with rewind.opened(
+                trail,
+                checkpoint,
+                store=stage.store,
+                distribution=project.distribution_of("sandbox-app"),
+                key=project.ssh_key,
+                connection=connection,
+                is_kvm=False,
+                time_factor=1,
+                note=lambda _: None,
+            ) as target:
+                (work,) = (stage.store.root / "shell").iterdir()
+                (name,) = [it.name for it in connection.domains() if it.name.startswith("golden-shell-sandbox-app-")]
+                below = [link.path for link in qemu_img.chain(work / "disk.qcow2")][1:]
+                assert below == [*(trail.work / file for file in files), stage.store.qcow2(stage.base)]
+                assert target.key == project.ssh_key
+            assert connection.find(name) is None
+    assert not list((stage.store.root / "shell").iterdir())
+    assert {path.name: path.stat().st_mtime_ns for path in trail.work.glob("disk*")} == before
 
 
 def test_a_step_before_the_checkpoint_was_changed(stage: Stage) -> None:
