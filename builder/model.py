@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field
 
 from builder.frozen import Frozen as Frozen
+from builder.publication import Publication
 from builder.steps import Repos, Step
 
 # Image and package-repository names end up in file names, RPM names, domain names and URLs.
@@ -276,6 +277,7 @@ class Project(Frozen):
     prefix: first word of RPM names. url: where the channels will be served, without a trailing slash.
     ssh_key: the project's private key; its public half is let into every image.
     prefer: which form of an image clones are made of, where it is there in both.
+    publication: who signs its packages, where they go, how long they are kept.
     """
 
     file: Path
@@ -286,6 +288,7 @@ class Project(Frozen):
     distributions: dict[str, Distribution]
     images: dict[str, Image]
     prefer: Literal["chain", "flat"] = "chain"
+    publication: Publication = Publication()
 
     @property
     def folder(self) -> Path:

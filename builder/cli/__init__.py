@@ -18,19 +18,25 @@ from builder.cli.bisect import bisect
 from builder.cli.build import build, plan
 from builder.cli.cache import cache
 from builder.cli.clone import clone
+from builder.cli.collect import collect
 from builder.cli.distributions import distributions
 from builder.cli.doctor import doctor
 from builder.cli.export import export
 from builder.cli.flatten import flatten
+from builder.cli.harness import harness
 from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.nightly import nightly
 from builder.cli.package import package
-from builder.cli.publish import publish, repo
+from builder.cli.publish import promote, publish, repo, rollback
+from builder.cli.reproduce import reproduce
 from builder.cli.resume import resume, shell
+from builder.cli.revive import revive
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.cli.sparrowdo import sparrowdo, validate
+from builder.cli.status import status
+from builder.cli.test import test
 from builder.cli.verify import verify_images
 from builder.cli.why import why
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
@@ -157,6 +163,10 @@ for command in (
     diff,
     package,
     publish,
+    promote,
+    rollback,
+    collect,
+    reproduce,
     repo,
     clone,
     cache,
@@ -166,6 +176,9 @@ for command in (
     flatten,
     export,
     init,
+    test,
+    harness,
+    status,
     verify_images,
     nightly,
     bisect,
@@ -173,3 +186,4 @@ for command in (
     validate,
 ):
     golden.add_command(command)
+clone.add_command(revive)

@@ -10,9 +10,12 @@ from pathlib import Path
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[()][0-9A-B]|[=>78cMHDE]|\][^\x07\x1b]*(\x07|\x1b\\))")
 _LONGEST_LINE = 4096
 
+# In the user's words -> what a console says then.
+Patterns = tuple[tuple[str, re.Pattern[str]], ...]
+
 # What a console says, and what that means in the user's words. Anaconda's texts are from its sources
 # (pyanaconda/kickstart.py, ui/tui, errors.py); tmux says "Pane is dead" when the installer in it has ended.
-_FATAL: tuple[tuple[str, re.Pattern[str]], ...] = (
+FATAL: Patterns = (
     ("the kernel panicked", re.compile(r"Kernel panic - not syncing")),
     ("the installer crashed", re.compile(r"Traceback \(most recent call last\)|[Pp]ane is dead")),
     ("a disk of the guest is full", re.compile(r"No space left on device|[Nn]ot enough (free )?(disk )?space")),
@@ -49,8 +52,8 @@ class Fatal:
     line: str
 
 
-def find_fatal(line: str) -> Fatal | None:
-    for kind, pattern in _FATAL:
+def find_fatal(line: str, patterns: Patterns = FATAL) -> Fatal | None:
+    for kind, pattern in patterns:
         if pattern.search(line):
             return Fatal(kind, line)
     return None
@@ -59,11 +62,13 @@ def find_fatal(line: str) -> Fatal | None:
 class Console:
     """Follows the log of one serial console. Nothing is read before it exists; rotation by virtlogd is followed.
 
-    fatal: the first line that means failure, or None. silent_s: seconds since the console last said something.
+    patterns: of lines that mean failure; those of an installation unless told. fatal: the first such line, or None.
+    silent_s: seconds since the console last said something.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, patterns: Patterns = FATAL) -> None:
         self.log = log
+        self._patterns = patterns
         self.fatal: Fatal | None = None
         self.last_line = ""
         self._offset = 0
@@ -98,12 +103,12 @@ class Console:
 
     def _look(self, line: str) -> None:
         if self.fatal is None:
-            self.fatal = find_fatal(_ESCAPES.sub("", line))
+            self.fatal = find_fatal(_ESCAPES.sub("", line), self._patterns)
 
     def tail(self, lines: int = 20) -> str:
         """The last lines, for an error's text; below the fatal line if there is one."""
         recent = [*self._recent, self._partial.strip()] if self._partial.strip() else self._recent
-        begin = next((n for n, line in enumerate(recent) if find_fatal(line)), None)
+        begin = next((n for n, line in enumerate(recent) if find_fatal(line, self._patterns)), None)
         if begin is None or len(recent) - begin <= lines:
             return "\n".join(recent[-lines:] if begin is None else recent[begin:])
         return "\n".join([recent[begin], "…", *recent[2 - lines :]])

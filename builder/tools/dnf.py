@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.run import run
+from builder.run import query, run
 
 
 def argv(*words: str, root: Path, repo_file: Path, cache: Path) -> list[str | Path]:
@@ -49,3 +49,18 @@ def install_into_root(
         timeout_s=timeout_s,
         log=log,
     )
+
+
+def newest(pattern: str, *, repo_file: Path | None, cache: Path, timeout_s: float = 120) -> dict[str, str]:
+    """Name -> version of the newest of each package that matches, as the repositories have it.
+
+    repo_file: the repositories; None for those of this machine. Raises HostError without dnf, ToolError if they do
+    not answer. Source: dnf(8), "repoquery"; dnf5 ends no line by itself.
+    """
+    where: list[str | Path] = []
+    if repo_file is not None:
+        where = [f"--config={repo_file}", "--setopt=reposdir=/dev/null", "--setopt=plugins=0"]
+        where += [f"--setopt=cachedir={cache}", "--setopt=varsdir=/dev/null"]
+    words = ["repoquery", "--quiet", "--latest-limit=1", "--queryformat=%{name} %{version}\n", pattern]
+    answer = query(["dnf", *where, *words], why="ask which images the channel has", timeout_s=timeout_s)
+    return dict(line.split() for line in answer.splitlines() if len(line.split()) == 2)

@@ -19,7 +19,7 @@ from builder.units import MIB
 HOST = "169.254.2.2"
 
 _OUTPUT_MAGIC = "golden-output-disk"
-_OUTPUT_BYTES = 256 * MIB
+OUTPUT_BYTES = 256 * MIB
 _LARGEST_FILE = 64 * MIB
 _START_TIMEOUT_S = 120
 _LONGEST_OUTPUT = 32 * MIB
@@ -120,13 +120,13 @@ def make_output_disk(path: Path) -> None:
     """A sparse raw disk for files from the guest; marked, so that the guest finds it whatever its name is there."""
     with path.open("wb") as stream:
         stream.write(_OUTPUT_MAGIC.encode())
-        stream.truncate(_OUTPUT_BYTES)
+        stream.truncate(OUTPUT_BYTES)
 
 
 def output_disk_command(path: Path) -> str:
     """What `make_output_disk` does, as a line for a shell."""
     quoted = shlex.quote(str(path))
-    return f"printf {_OUTPUT_MAGIC} > {quoted} && truncate --size={_OUTPUT_BYTES} {quoted}"
+    return f"printf {_OUTPUT_MAGIC} > {quoted} && truncate --size={OUTPUT_BYTES} {quoted}"
 
 
 def save_to_output_disk(folder: str) -> str:

@@ -116,6 +116,32 @@ class Domain:
                 found += [one["addr"] for one in card["addrs"] or () if one["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4]
         return list(dict.fromkeys(found))
 
+    def end_on_reboot(self) -> None:
+        """From now on a guest that restarts is switched off instead; QEMU's -no-reboot, for a machine that runs."""
+        with _asking(f"forbid '{self.name}' to restart"):
+            self._handle.setLifecycleAction(
+                libvirt.VIR_DOMAIN_LIFECYCLE_REBOOT,
+                libvirt.VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+
+    def screenshot(self) -> bytes | None:
+        """The frame buffer as an image, PNG or PPM as QEMU makes it; None for a machine without a screen, or off."""
+        if self.is_off() or ET.fromstring(self.xml()).find("devices/video") is None:
+            return None
+        pieces: list[bytes] = []
+
+        def take(_stream: object, data: bytes, _opaque: object) -> int:
+            pieces.append(data)
+            return len(data)
+
+        with _asking(f"look at the screen of '{self.name}'"):
+            stream = self._handle.connect().newStream()
+            self._handle.screenshot(stream, 0)
+            stream.recvAll(take, None)
+            stream.finish()
+        return b"".join(pieces)
+
     def destroy(self) -> None:
         """Switch the machine off, as by pulling its plug. Nothing happens if it is off."""
         with _asking(f"switch off the machine '{self.name}'"), _unless(libvirt.VIR_ERR_OPERATION_INVALID):

@@ -134,6 +134,19 @@ def create_overlay(path: Path, backing: Path) -> None:
         raise _unfit(path, f"it was to stand on {backing}")
 
 
+def rebase_argv(overlay: Path, backing: Path, *, is_safe: bool = False) -> run.Argv:
+    return ["qemu-img", "rebase", *([] if is_safe else ["-u"]), "-f", "qcow2", "-F", "qcow2", "-b", backing, overlay]
+
+
+def rebase(overlay: Path, backing: Path, *, is_safe: bool = False, timeout_s: float = 60) -> None:
+    """Point `overlay` at `backing` by rewriting its header; no data is copied.
+
+    Both backing files must hold the same bytes, unless is_safe: then what differs is copied into the overlay first.
+    Raises ToolError. Source: qemu-img(1), "rebase", -u.
+    """
+    run.query(rebase_argv(overlay, backing, is_safe=is_safe), why=f"rebase {overlay.name}", timeout_s=timeout_s)
+
+
 def check(path: Path) -> None:
     """Check one file's inner tables; backing files are not looked at. Raises VerifyError on corruption and on leaks.
 

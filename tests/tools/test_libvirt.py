@@ -282,3 +282,31 @@ def test_a_running_machine_goes_on_in_a_new_overlay(connection: Connection, mach
     for file in (top, *open_path.glob("top.*.qcow2")):
         assert file.stat().st_mode & 0o777 == 0o644
     assert {parent.stat().st_mode & 0o777 for parent in parents} == {0o444}
+
+
+def test_a_machine_without_a_screen_has_no_picture(connection: Connection, machine: Machine) -> None:
+    with connection.running(domain_xml(machine)) as domain:
+        assert domain.screenshot() is None
+    assert domain.screenshot() is None
+
+
+def test_the_picture_of_a_screen(connection: Connection, machine: Machine) -> None:
+    xml = domain_xml(machine)
+    video = '<graphics type="vnc" port="-1" autoport="yes" listen="127.0.0.1"/><video><model type="vga"/></video>'
+    with connection.running(xml.replace("</devices>", f"{video}</devices>")) as domain:
+        picture = domain.screenshot()
+    assert picture is not None
+    assert picture.startswith((b"\x89PNG", b"P6"))
+
+
+def test_a_machine_that_may_not_restart_ends_when_it_does(
+    connection: Connection, machine: Machine, open_path: Path
+) -> None:
+    """Its boot sector jumps to where a processor begins after a reset."""
+    sector = open_path / "sector"
+    sector.write_bytes(b"\xea\x00\x00\xff\xff".ljust(510, b"\x00") + b"\x55\xaa")
+    disk = machine.disks[0].chain[0]
+    subprocess.run(["qemu-io", "-c", f"write -q -s {sector} 0 512", disk], check=True)
+    with connection.running(domain_xml(machine)) as domain:
+        domain.end_on_reboot()
+        domain.wait_until_off(60)

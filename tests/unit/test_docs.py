@@ -12,8 +12,9 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from builder import config, private
+from builder import config, config_publication, private
 from builder.cli import golden
+from builder.harness import declaration
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
@@ -27,7 +28,18 @@ def test_the_reference_is_what_the_code_says() -> None:
         assert found == text, f"docs/reference/{name} is out of date; run: make reference"
 
 
-@pytest.mark.parametrize("model", [config._Project, config._Distribution, config._Image], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "model",
+    [
+        config._Project,
+        config._Distribution,
+        config._Image,
+        config_publication.RawSigning,
+        config_publication.RawPublish,
+        config_publication.RawRetention,
+    ],
+    ids=lambda m: m.__name__,
+)
 def test_every_key_of_golden_toml_is_described(model: type[BaseModel]) -> None:
     text = (TOP / "docs/golden-toml.md").read_text(encoding="utf-8")
     for key in model.model_fields:
@@ -109,6 +121,12 @@ TOML = [(page, block) for page in PAGES for language, block in fences(page) if l
 @pytest.mark.parametrize(("page", "block"), TOML, ids=[f"{page.name}-{n}" for n, (page, _) in enumerate(TOML)])
 def test_the_toml_shown_is_accepted(page: Path, block: str, tmp_path: Path) -> None:
     """Whole files as they are; steps, or a part, with as little around it as makes a whole."""
+    if block.startswith(f"# {declaration.FILE}"):
+        for name in re.findall(r"\w+\.sh", block):
+            (tmp_path / name).touch()
+        (tmp_path / declaration.FILE).write_text(block)
+        assert declaration.load(tmp_path / declaration.FILE, top=tmp_path).scripts
+        return
     if block.startswith("{"):
         steps = block.replace("}\n{", "},\n{")
         block = f'[image.rocky9-x]\ndistribution = "rocky9"\nsteps = [\n{steps}]\n'
@@ -120,7 +138,8 @@ def test_the_toml_shown_is_accepted(page: Path, block: str, tmp_path: Path) -> N
         block = "".join(f'[image.{name}]\ndistribution = "{name.partition("-")[0]}"\n' for name in images)
     (tmp_path / "golden.toml").write_text(block + below)
     project = config.load(tmp_path / "golden.toml")
-    assert project.images or tomllib.loads(block)["distribution"].keys() <= project.distributions.keys()
+    said = tomllib.loads(block)
+    assert project.images or said.get("distribution", {}).keys() <= project.distributions.keys()
 
 
 def test_the_file_shown_in_the_readme_is_whole(tmp_path: Path) -> None:
@@ -154,3 +173,9 @@ def test_the_distributions_listed_are_those_of_the_catalogue(tmp_path: Path) -> 
     assert listed == [
         (it.name, it.title, it.kickstart_version, "network tree" if it.source else "yours") for it in known
     ]
+
+
+def test_every_key_of_a_tests_declaration_is_described() -> None:
+    text = (TOP / "docs/testing.md").read_text(encoding="utf-8")
+    for key in declaration._Test.model_fields:
+        assert re.search(rf"`{key}`|^{key} = ", text, flags=re.MULTILINE), f"{key} is missing in docs/testing.md"

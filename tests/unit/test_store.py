@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -201,3 +202,12 @@ def test_a_damaged_memory_of_digests_is_read_anew(tmp_path: Path) -> None:
     remembered_sha256(path, state=tmp_path)
     (tmp_path / "host" / "digests.json").write_text("{")
     assert remembered_sha256(path, state=tmp_path) == sha256(path)
+
+
+def test_threads_that_write_the_same_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    texts = [f"{number}\n" * 1000 for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_atomically(path, text), texts))
+    assert path.read_text() in texts
+    assert [*tmp_path.iterdir()] == [path]

@@ -1,0 +1,173 @@
+"""What is kept of an attempt, in curtin's kinds, and the bundle that a failed one leaves.
+
+boot/       ROLE-console.log, ROLE-screen.png (.ppm), where the machine has a screen
+install/    the declaration, ROLE.xml, ROLE-packages.txt, commands.sh
+disks/      ROLE.qcow2: the overlay; it stands on the installed image
+logs/       what the test said, ROLE-journal.txt
+collect/    results that the test left in the guest
+bundle.json what `golden clone revive` needs, and the line of classification
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from builder import clones, run
+from builder.errors import ConfigError, GoldenError, VerifyError
+from builder.frozen import Frozen
+from builder.harness.declaration import Test
+from builder.harness.guest import Address, Guest
+from builder.harness.outcome import Cause
+from builder.model import ImageId
+from builder.store import write_atomically
+from builder.tools import libvirt, qemu_img
+
+Kind = Literal["boot", "install", "disks", "logs", "collect"]
+KINDS: tuple[Kind, ...] = ("boot", "install", "disks", "logs", "collect")
+
+_FILE = "bundle.json"
+_COPY_TIMEOUT_S = 600
+
+
+class Kept(Frozen):
+    """A machine of a bundle. disk: its overlay, below the bundle; "" if it was not kept. image: what that stands on."""
+
+    role: str
+    image: ImageId
+    disk: str
+    memory_mib: int
+    cpus: int
+    ssh_port: int
+
+
+class Bundle(Frozen):
+    """`bundle.json`. why: the line of classification. made: UTC, ISO 8601. key: lets golden into the images."""
+
+    format: Literal[1] = 1
+    test: str
+    image: str
+    run: int
+    cause: Cause | None
+    why: str
+    machines: tuple[Kept, ...]
+    key: Path | None
+    made: str
+
+
+def read(place: Path) -> Bundle:
+    """Raises ConfigError if that is no bundle, VerifyError if it is a damaged one."""
+    path = place / _FILE
+    if not path.is_file():
+        raise ConfigError(f"there is no bundle in {place}", try_next="golden test says where it keeps each failed test")
+    try:
+        return Bundle.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise VerifyError(
+            f"the bundle {place} is damaged", details=[("reason", str(error).splitlines()[0])], log=path
+        ) from error
+
+
+class Collector:
+    """Gathers what is to be kept of one attempt. place: the attempt's folder."""
+
+    def __init__(self, place: Path, test: Test, *, state: Path) -> None:
+        self.place = place
+        self.test = test
+        self._state = state
+        self._commands: list[str] = []
+        for kind in KINDS:
+            (place / kind).mkdir(parents=True, exist_ok=True)
+        for file in test.folder.glob("*golden-test.toml"):
+            shutil.copy(file, place / "install" / file.name)
+
+    def start(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
+        """What is known of the machines as soon as they are there, also those that will not boot."""
+        for role, address in ((role, guest.address) for role, guest in guests.items()):
+            domain = connection.find(f"golden-{address.clone}")
+            if domain is None:
+                continue
+            (self.place / "install" / f"{role}.xml").write_text(domain.xml(), encoding="utf-8")
+            lease = clones.find(self._state, address.clone)
+            overlay = qemu_img.overlay_argv(Path(f"{role}.qcow2"), lease.files[0])
+            self._commands += [
+                f"# {role}: {address.image}, as the clone {address.clone}",
+                run.printable(overlay),
+                f"virsh --connect {connection.uri} create {role}.xml",
+            ]
+
+    def finish(self, guests: Mapping[str, Guest], *, is_dead: bool) -> None:
+        """Consoles, journals and package lists, while the machines are there. is_dead: no use asking over SSH."""
+        for role, guest in guests.items():
+            (self.place / "boot" / f"{role}-console.log").write_text(guest.console(), encoding="utf-8")
+            if not is_dead:
+                (self.place / "logs" / f"{role}-journal.txt").write_text(guest.journal(), encoding="utf-8")
+                (self.place / "install" / f"{role}-packages.txt").write_text(guest.packages(), encoding="utf-8")
+        said = [
+            line.removeprefix("$ ")
+            for log in sorted((self.place / "logs").glob("*.log"))
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.startswith("$ ")
+        ]
+        text = "\n".join([*self._commands, "# the test", *said])
+        (self.place / "install" / "commands.sh").write_text(f"{text}\n", encoding="utf-8")
+
+    def look_at_screens(self, addresses: Mapping[str, Address], connection: libvirt.Connection) -> None:
+        """Before the machines are switched off."""
+        for role, address in addresses.items():
+            domain = connection.find(f"golden-{address.clone}")
+            with contextlib.suppress(GoldenError):  # it may go off at this very moment
+                picture = domain.screenshot() if domain is not None else None
+                if picture:
+                    ending = "png" if picture.startswith(b"\x89PNG") else "ppm"
+                    (self.place / "boot" / f"{role}-screen.{ending}").write_bytes(picture)
+
+    def take_disks(self, addresses: Mapping[str, Address], connection: libvirt.Connection) -> None:
+        """The overlays, of machines that are switched off for it: half of what a guest wrote may be on its way."""
+        for role, address in addresses.items():
+            domain = connection.find(f"golden-{address.clone}")
+            if domain is not None:
+                domain.destroy()
+            disk = clones.directory(self._state, address.clone) / "disk.qcow2"
+            kept = self.place / "disks" / f"{role}.qcow2"
+            argv: run.Argv = ["cp", "--reflink=auto", "--sparse=always", disk, kept]
+            run.query(argv, why=f"keep the disk of {role}", timeout_s=_COPY_TIMEOUT_S)
+            lease = clones.find(self._state, address.clone)
+            if lease.warm:
+                # It stands on the disk that goes with a saved memory, which no other host has.
+                qemu_img.rebase(kept, lease.pins[1].path, is_safe=True, timeout_s=_COPY_TIMEOUT_S)
+
+    def write_bundle(
+        self, addresses: Mapping[str, Address], *, image: str, number: int, cause: Cause | None, why: str
+    ) -> None:
+        machines = []
+        for role, address in addresses.items():
+            lease = clones.find(self._state, address.clone)
+            disk = self.place / "disks" / f"{role}.qcow2"
+            machines.append(
+                Kept(
+                    role=role,
+                    image=lease.image,
+                    disk=f"disks/{role}.qcow2" if disk.exists() else "",
+                    memory_mib=lease.memory_mib,
+                    cpus=lease.cpus,
+                    ssh_port=lease.ssh_port,
+                )
+            )
+        bundle = Bundle(
+            test=self.test.name,
+            image=image,
+            run=number,
+            cause=cause,
+            why=why,
+            machines=tuple(machines),
+            key=next((address.key for address in addresses.values()), None),
+            made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        )
+        write_atomically(self.place / _FILE, bundle.model_dump_json(indent=2) + "\n")

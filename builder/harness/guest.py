@@ -1,0 +1,104 @@
+"""A machine as a test sees it: commands, files, a testinfra host, and what it had to say when something went wrong."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import run
+from builder.errors import ToolError
+from builder.frozen import Frozen
+from builder.tools import scp, ssh
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+# Of a journal that a guest filled, this much is kept.
+JOURNAL_LINES = 4000
+
+_QUESTION_S = 120.0
+
+
+class Ended(Frozen):
+    """A command that ended. output: both streams, as they came."""
+
+    status: int
+    output: str
+
+
+class Address(Frozen):
+    """A running machine, as far as another process needs to know it. name: its role, "engine" or "host0".
+
+    clone: what `golden clone` knows it by. image: IMAGE@VERSION. console: the log of its serial console.
+    """
+
+    name: str
+    clone: str
+    image: str
+    port: int
+    key: Path
+    console: Path
+    host: str = "127.0.0.1"
+
+    @property
+    def target(self) -> ssh.Target:
+        return ssh.Target(port=self.port, key=self.key, host=self.host)
+
+
+class Guest:
+    """One machine of a test. host: a testinfra host; all else is for what testinfra has no words for."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.name = address.name
+        self.image = address.image
+        self.target = address.target
+
+    def __repr__(self) -> str:
+        return f"<Guest {self.name}: {self.image} at port {self.address.port}>"
+
+    @functools.cached_property
+    def host(self) -> Host:
+        """A testinfra host over SSH. Source: testinfra.readthedocs.io, "Connection backends"."""
+        import testinfra
+
+        words = ssh.command(self.target)
+        options = [str(word) for number, word in enumerate(words) if word == "-o" or words[number - 1] == "-o"]
+        return testinfra.get_host(
+            f"ssh://{self.target.user}@{self.target.host}:{self.target.port}",
+            ssh_identity_file=str(self.target.key),
+            ssh_extra_args=" ".join(["-F", "/dev/null", *options]),
+        )
+
+    def run(self, *words: str, timeout_s: float = _QUESTION_S) -> str:
+        """The standard output of a command there. Raises ToolError, with what it said, unless it ends with 0."""
+        return run.query(ssh.command(self.target, *words), why=f"run {words[0]!r} on {self.name}", timeout_s=timeout_s)
+
+    def fetch(self, remote: str, local: Path) -> Path:
+        """Copy a file or folder of the machine's to `local`, and return that. Raises ToolError."""
+        scp.fetch(self.target, remote, local)
+        return local
+
+    def send(self, local: Path, remote: str) -> None:
+        """Copy a file or folder to the machine. Raises ToolError."""
+        scp.send(self.target, local, remote)
+
+    def console(self) -> str:
+        """All that its serial console has said."""
+        path = self.address.console
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def journal(self) -> str:
+        """The end of its journal, or why there is none: a dead machine tells nobody."""
+        return self._ask("journalctl", "--boot", "--no-pager", "--output=short-precise", f"--lines={JOURNAL_LINES}")
+
+    def packages(self) -> str:
+        """What is installed, sorted as in the image's own list; or why nobody knows."""
+        return self._ask("sh", "-c", "rpm -qa | LC_ALL=C sort")
+
+    def _ask(self, *words: str) -> str:
+        try:
+            return self.run(*words, timeout_s=30)
+        except ToolError as error:
+            return f"golden: {error.what}: {dict(error.details).get('output', '').strip()}\n"

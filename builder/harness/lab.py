@@ -1,0 +1,239 @@
+"""Where machines for tests come from: an image found, clones of it made, waited for, and surely removed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from builder import clones, config, preflight
+from builder.clones.memory import declared
+from builder.errors import ConfigError, GoldenError, ToolError
+from builder.frozen import Frozen
+from builder.harness.guest import Address, Guest
+from builder.preflight import Accelerator
+from builder.progress import Reporter
+from builder.store import Store, default_state
+from builder.tools import libvirt, ssh
+from builder.tools.console import FATAL, Console, Patterns
+
+_numbers = itertools.count(1)
+
+# How long a test waits for the machines of others to go; and for one that took the room in the last moment.
+_MEMORY_WAIT_S = 1800.0
+_START_WAIT_S = 30.0
+
+
+class Wanted(Frozen):
+    """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says.
+
+    extra_disks: sizes in bytes. is_cold: boot it, whatever memory is saved.
+    """
+
+    image: str
+    memory_mib: int | None = None
+    cpus: int | None = None
+    extra_disks: tuple[int, ...] = ()
+    is_cold: bool = False
+
+
+class Lab:
+    """All that machines for tests need of this host.
+
+    images: folder of installed images. builds: of the project, where there is one. key: lets golden into the images.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: Path,
+        images: Path,
+        builds: Store | None,
+        key: Path | None,
+        accelerator: Accelerator,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.state = state
+        self.images = images
+        self.builds = builds
+        self.key = key
+        self.accelerator = accelerator
+        self.reporter = reporter or Reporter("quiet")
+
+    def source(self, image: str) -> clones.Source:
+        """image: IMAGE or IMAGE@VERSION. Raises ConfigError if it is neither installed nor built."""
+        name, _, version = image.partition("@")
+        return clones.locate(name, version or None, images=self.images, builds=self.builds)
+
+    def memory_mib(self, wanted: Wanted) -> int:
+        return wanted.memory_mib or self.source(wanted.image).build.memory_mib
+
+    @contextlib.contextmanager
+    def running(
+        self,
+        wanted: Mapping[str, Wanted],
+        *,
+        boot_timeout_s: float | None = None,
+        is_waited: bool = True,
+        fatal: Patterns = FATAL,
+        is_stopped: Callable[[], bool] = lambda: False,
+        before_start: Callable[[Path], None] = lambda _: None,
+        on_start: Callable[[Mapping[str, Guest]], None] = lambda _: None,
+        on_failure: Callable[[Mapping[str, Guest], GoldenError], None] = lambda _guests, _error: None,
+    ) -> Iterator[dict[str, Guest]]:
+        """Machines by their roles that answer inside the block and are gone after it, however it ends.
+
+        They boot at the same time. boot_timeout_s: with KVM; multiplied where there is none. is_waited: whether
+        for an answer on SSH. fatal: console lines
+        after which waiting is no use. is_stopped: whether to give up waiting. before_start:
+        told of a machine's folder, with its disks, before it is on. on_start: told of the machines as soon
+        as they are on; on_failure: of a boot that failed, while what is left of them is still there.
+        Raises ConfigError, HostError, ToolError or VerifyError.
+        """
+        limit_s = (boot_timeout_s or clones.BOOT_TIMEOUT_S) * self.accelerator.time_factor
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(libvirt.connect())
+            guests = {
+                role: stack.enter_context(
+                    self._made(role, one, connection, is_stopped=is_stopped, before_start=before_start)
+                )
+                for role, one in wanted.items()
+            }
+            on_start(guests)
+            if not is_waited:
+                yield guests
+                return
+            try:
+                with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
+                    waits = [
+                        pool.submit(_wait, guest, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
+                        for guest in guests.values()
+                    ]
+                    for wait in waits:
+                        wait.result()
+            except GoldenError as error:
+                on_failure(guests, error)
+                raise
+            yield guests
+
+    @contextlib.contextmanager
+    def _made(
+        self,
+        role: str,
+        wanted: Wanted,
+        connection: libvirt.Connection,
+        *,
+        is_stopped: Callable[[], bool],
+        before_start: Callable[[Path], None],
+    ) -> Iterator[Guest]:
+        """One machine, started and not waited for."""
+        source = self.source(wanted.image)
+        preflight.need_reach(self.state, connection)
+        preflight.need_reach(source.file.parent, connection)
+        if self.key is None:
+            raise ConfigError(
+                "machines for tests need the key that their image lets in, and there is no project that has one",
+                try_next="GOLDEN_FILE=…/golden.toml, or GOLDEN_SSH_KEY=FILE",
+            )
+        order = clones.Order(
+            name=_unique_name(role),
+            source=source,
+            memory_mib=wanted.memory_mib or source.build.memory_mib,
+            cpus=wanted.cpus or source.build.cpus,
+            accelerator=self.accelerator.kind_for(source.build.arch),
+            key=self.key,
+            extra_disks=wanted.extra_disks,
+            owner=clones.this_process(),
+        )
+        (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
+        try:
+            before_start(clones.directory(self.state, made.name))
+            self._wait_for_memory(order, is_stopped)
+            lease = clones.start(
+                made.name,
+                state=self.state,
+                connection=connection,
+                reporter=self.reporter,
+                capacity=clones.host_capacity(wait_s=_START_WAIT_S),
+                # What is written into the overlay is not in any memory that was saved.
+                is_cold=wanted.is_cold,
+            )
+            yield Guest(
+                Address(
+                    name=role,
+                    clone=lease.name,
+                    image=f"{lease.image.image}@{lease.image.version}",
+                    port=lease.ssh_port,
+                    key=lease.key or self.key,
+                    console=clones.console_log(self.state, lease.name),
+                )
+            )
+        finally:
+            with contextlib.suppress(ConfigError):  # somebody else destroyed it
+                clones.destroy(made.name, state=self.state, connection=connection)
+
+    def _wait_for_memory(self, order: clones.Order, is_stopped: Callable[[], bool]) -> None:
+        """Until the machines of others leave room, or nobody waits any more; the start itself has the last word."""
+        total = clones.host_capacity().total_mib
+        end = time.monotonic() + _MEMORY_WAIT_S
+        while order.memory_mib <= total and time.monotonic() < end and not is_stopped():
+            if sum(declared().values()) + order.memory_mib <= total:
+                return
+            time.sleep(1)
+
+
+def open_lab(
+    *,
+    file: Path,
+    state: Path | None = None,
+    images: Path | None = None,
+    key: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Lab:
+    """The lab of a project, or of a host that has installed images and no project.
+
+    file: golden.toml; it need not be there. state: the default one if None. Raises ConfigError, HostError.
+    """
+    state = (state or default_state()).absolute()
+    quiet = reporter or Reporter("quiet")
+    project = config.load(file) if file.exists() else None
+    return Lab(
+        state=state,
+        images=(images or clones.INSTALLED_IMAGES).absolute(),
+        builds=Store(state, project.name) if project else None,
+        key=key or (project.ssh_key if project else None),
+        accelerator=preflight.accelerator(state, reporter=quiet),
+        reporter=quiet,
+    )
+
+
+def _unique_name(role: str) -> str:
+    """A clone's name that no other test of this host has; roles are short, as the name may take 40 characters."""
+    return f"{role[:20]}-{os.getpid()}-{next(_numbers)}"
+
+
+def _wait(
+    guest: Guest, connection: libvirt.Connection, *, limit_s: float, fatal: Patterns, is_stopped: Callable[[], bool]
+) -> float:
+    """Seconds until SSH answered. A console that says that it never will ends the wait at once."""
+    console = Console(guest.address.console, fatal)
+    domain = connection.find(f"golden-{guest.address.clone}")
+
+    def is_alive() -> bool:
+        console.poll()
+        return console.fatal is None and domain is not None and not domain.is_off() and not is_stopped()
+
+    begin = time.monotonic()
+    try:
+        return ssh.wait_until_answers(guest.target, timeout_s=limit_s, is_alive=is_alive, note=lambda _: None)
+    except ToolError as error:
+        console.poll()
+        said = f"{console.fatal.kind}: {console.fatal.line}" if console.fatal else error.what
+        error.what = f"{guest.name} ({guest.image}) did not boot: {said}"
+        error.details.append(("after", f"{time.monotonic() - begin:.0f} s"))
+        error.details.append(("console", console.tail() or "(it said nothing)"))
+        raise

@@ -1,0 +1,123 @@
+"""Seeing that a guest is dead while a test runs on it, in seconds and not at the limit."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping
+
+from builder.harness.guest import Guest
+from builder.harness.outcome import Cause
+from builder.tools import libvirt
+from builder.tools.console import Console, Patterns
+
+# What no guest comes back from. Not a soft lockup: without an accelerator a busy host makes those by itself.
+# Sources: Linux, kernel/panic.c, arch/x86/mm/fault.c; systemd, emergency.service; SeaBIOS, boot.c; GRUB, rescue mode.
+_FATAL: Patterns = (
+    ("the kernel panicked", re.compile(r"Kernel panic - not syncing")),
+    (
+        "the kernel met a bug of its own",
+        re.compile(r"BUG: (unable to handle|kernel NULL pointer)|Oops: \d{4}|kernel BUG at "),
+    ),
+    (
+        "the guest came no further than its emergency shell",
+        re.compile(r"Entering emergency mode|You are in emergency mode"),
+    ),
+    (
+        "the guest found nothing to boot from",
+        re.compile(r"No bootable device|grub rescue>|Boot failed: not a bootable disk"),
+    ),
+    ("the guest's C library refuses this processor", re.compile(r"Fatal glibc error: CPU does not support")),
+    ("the guest's disk fails", re.compile(r"Buffer I/O error on dev(ice)? [sv]d|EXT4-fs error|XFS .*: Corruption")),
+)
+
+# With these a guest that hangs panics, by the kernel's own timer, and a panic ends it. Some kernels lack the first.
+# Source: Linux, Documentation/admin-guide/sysctl/kernel.rst.
+HARDENING = (
+    "for setting in hung_task_panic=1 panic_on_oops=1 panic=-1; do "
+    'sysctl -qw "kernel.$setting" 2>/dev/null || true; done'
+)
+
+# A panic ends its machine before the last of its console is written down.
+_CONSOLE_GRACE_S = 2.0
+_EVERY_S = 0.5
+
+
+class Lost(Exception):
+    """A machine is of no use any more. Not an error of golden's: it is what became of the test."""
+
+    def __init__(self, cause: Cause, why: str) -> None:
+        super().__init__(why)
+        self.cause = cause
+        self.why = why
+
+
+def patterns(more: Iterable[str]) -> Patterns:
+    """golden's fatal patterns and those of a test."""
+    return (*_FATAL, *((f"the console said what the test calls fatal, /{text}/", re.compile(text)) for text in more))
+
+
+class Watch:
+    """To be called while something runs; raises Lost once a console or libvirt says that it is no use."""
+
+    def __init__(
+        self,
+        guests: Mapping[str, Guest],
+        connection: libvirt.Connection,
+        *,
+        fatal: Patterns,
+        stop: threading.Event,
+        may_end: bool = False,
+    ) -> None:
+        """may_end: a machine that switches itself off has done what it should."""
+        self._consoles = {name: Console(guest.address.console, fatal) for name, guest in guests.items()}
+        self._domains = {name: connection.find(f"golden-{guest.address.clone}") for name, guest in guests.items()}
+        self._stop = stop
+        self._may_end = may_end
+        self._next = 0.0
+        self._begin = time.monotonic()
+
+    def __call__(self) -> None:
+        if self._stop.is_set():
+            raise Lost("stopped", "interrupted")
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _EVERY_S
+        for name, console in self._consoles.items():
+            console.poll()
+            self._look(name, console)
+            domain = self._domains[name]
+            if domain is None or domain.is_off():
+                self._let_it_speak(name, console)
+                if not self._may_end:
+                    raise self._gone(name, console)
+
+    def is_over(self) -> bool:
+        """Whether all machines are off."""
+        self()
+        return all(domain is None or domain.is_off() for domain in self._domains.values())
+
+    def _look(self, name: str, console: Console) -> None:
+        if console.fatal is not None:
+            cause: Cause = "panic"
+            seconds = time.monotonic() - self._begin
+            raise Lost(cause, f"{name}: {console.fatal.kind} after {seconds:.0f} s: {console.fatal.line}")
+
+    def _let_it_speak(self, name: str, console: Console) -> None:
+        end = time.monotonic() + _CONSOLE_GRACE_S
+        while time.monotonic() < end:
+            console.poll()
+            self._look(name, console)
+            if self._may_end:
+                return
+            time.sleep(0.2)
+
+    def _gone(self, name: str, console: Console) -> Lost:
+        """Source of the lines: Linux, kernel/reboot.c."""
+        said = console.tail()
+        if "reboot: Restarting system" in said:
+            return Lost("restart", f"{name}: the guest restarted by itself; may_reboot = true allows it")
+        if "reboot: Power down" in said or "reboot: System halted" in said:
+            return Lost("gone", f"{name}: the guest switched itself off")
+        return Lost("gone", f"{name}: the machine went off; its console's last line: {console.last_line}")

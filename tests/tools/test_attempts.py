@@ -1,0 +1,194 @@
+"""Attempts at tests, and bundles opened again, through the real libvirt: machines without an operating system."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder import clones
+from builder.errors import ConfigError, VerifyError
+from builder.harness import evidence
+from builder.harness.attempt import Attempts, Keep
+from builder.harness.declaration import Role, Script, Test
+from builder.harness.evidence import Collector
+from builder.harness.lab import Lab, Wanted
+from builder.harness.outcome import Outcome
+from builder.harness.revival import Revival, name_of
+from builder.harness.schedule import Job
+from builder.model import Build
+from builder.preflight import Accelerator
+from builder.progress import Reporter
+from builder.run import query
+from builder.store import Store
+from builder.tools import qemu_img, ssh
+from builder.tools.libvirt import Connection, connect
+from tests.builds import add_chain
+
+TCG = Accelerator(kind="tcg", reason="said by the test")
+IMAGE = "sandbox-upgrade"
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[Connection]:
+    with connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def store(open_path: Path) -> Store:
+    return Store(open_path / "state", "demo")
+
+
+@pytest.fixture
+def chain(store: Store) -> dict[str, Build]:
+    return add_chain(store, "sandbox-base", "sandbox-upgrade")
+
+
+@pytest.fixture
+def lab(store: Store, chain: dict[str, Build], open_path: Path, connection: Connection) -> Iterator[Lab]:
+    key = open_path / "id"
+    ssh.make_key(key, comment="test")
+    yield Lab(state=store.state, images=open_path / "none", builds=store, key=key, accelerator=TCG)
+    for name in clones.names(store.state):
+        with contextlib.suppress(ConfigError):
+            clones.destroy(name, state=store.state, connection=connection)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    folder = tmp_path / "it"
+    folder.mkdir()
+    (folder / "golden-test.toml").write_text('scripts = ["a.sh"]\n')
+    (folder / "a.sh").touch()
+    test = Test(
+        name=f"net/it-{os.getpid()}",
+        folder=folder,
+        roles={"main": Role(memory_mib=64, cpus=1)},
+        scripts=(Script(run="a.sh", on="main"),),
+        boot_s=1,
+    )
+    return Job(tests=(test,), image=IMAGE, memory_mib=64)
+
+
+def attempt(
+    lab: Lab, job: Job, folder: Path, *, keep: Keep | None = None, stop: threading.Event | None = None
+) -> Outcome:
+    execute = Attempts(lab, folder=folder, keep=keep or Keep(), stop=stop or threading.Event(), note=lambda _: None)
+    (outcome,) = execute(job)
+    return outcome
+
+
+def test_a_machine_that_does_not_boot_leaves_a_bundle(lab: Lab, job: Job, tmp_path: Path, store: Store) -> None:
+    found = attempt(lab, job, tmp_path / "results")
+    assert (found.passed, found.cause, found.boot_s) == (False, "boot", None)
+    assert found.why.startswith(f"main ({IMAGE}@20261121.1) did not boot: the machine at port")
+    assert "no answer within" in found.why
+    assert clones.names(store.state) == []
+    assert found.kept == tmp_path / "results" / IMAGE / f"net.it-{os.getpid()}" / "run-1"
+    names = sorted(str(path.relative_to(found.kept)) for path in found.kept.rglob("*") if path.is_file())
+    assert names == [
+        "boot/main-console.log",
+        "bundle.json",
+        "disks/main.qcow2",
+        "install/commands.sh",
+        "install/golden-test.toml",
+        "install/main.xml",
+    ]
+    bundle = evidence.read(found.kept)
+    assert (bundle.why, bundle.cause, bundle.test) == (found.why, "boot", job.tests[0].name)
+    assert bundle.machines[0].image.stem == f"{IMAGE}-20261121.1"
+
+
+def test_what_is_not_to_be_kept_is_not(lab: Lab, job: Job, tmp_path: Path) -> None:
+    found = attempt(lab, job, tmp_path / "results", keep=Keep(on_fail=("install",)))
+    assert found.kept is not None
+    assert sorted(path.name for path in found.kept.iterdir()) == ["bundle.json", "install"]
+
+
+def test_an_interrupt_ends_the_wait_and_leaves_no_machine(lab: Lab, job: Job, tmp_path: Path, store: Store) -> None:
+    stop = threading.Event()
+    threading.Timer(2, stop.set).start()
+    patient = job.model_copy(update={"tests": (job.tests[0].model_copy(update={"boot_s": 600}),)})
+    found = attempt(lab, patient, tmp_path / "results", stop=stop)
+    assert (found.passed, found.cause) == (False, "stopped")
+    assert clones.names(store.state) == []
+
+
+def test_a_host_without_the_key_is_no_fault_of_the_test(lab: Lab, job: Job, tmp_path: Path) -> None:
+    lab.key = None
+    found = attempt(lab, job, tmp_path / "results")
+    assert found.cause == "host"
+    assert "machines for tests need the key that their image lets in" in found.why
+
+
+# --- bundles
+
+
+@pytest.fixture
+def bundle(lab: Lab, job: Job, tmp_path: Path, connection: Connection) -> Path:
+    """Of a machine into whose disk something was written."""
+    place = tmp_path / "bundle"
+    wanted = {"main": Wanted(image=IMAGE, memory_mib=64, cpus=1)}
+    with lab.running(wanted, is_waited=False) as guests:
+        collector = Collector(place, job.tests[0], state=lab.state)
+        addresses = {name: guest.address for name, guest in guests.items()}
+        domain = connection.find(f"golden-{addresses['main'].clone}")
+        assert domain is not None
+        domain.destroy()
+        disk = clones.directory(lab.state, addresses["main"].clone) / "disk.qcow2"
+        query(["qemu-io", "-c", "write -q -P 77 1M 64k", disk], why="write into the clone")
+        collector.look_at_screens(addresses, connection)
+        collector.take_disks(addresses, connection)
+        collector.write_bundle(addresses, image=IMAGE, number=1, cause="test", why="it broke")
+    return place
+
+
+@pytest.fixture
+def revival(lab: Lab, store: Store, connection: Connection) -> Revival:
+    return Revival(
+        state=store.state,
+        images=lab.images,
+        builds=store,
+        connection=connection,
+        accelerator=TCG,
+        reporter=Reporter("quiet"),
+    )
+
+
+def test_a_bundle_is_opened_again(bundle: Path, revival: Revival, store: Store, connection: Connection) -> None:
+    before = (bundle / "disks/main.qcow2").read_bytes()
+    (one,) = revival.open(bundle, key=None, is_waited=False)
+    assert one.name == name_of(evidence.read(bundle).test, "main")
+    lease = clones.find(store.state, one.name)
+    assert clones.is_running(lease, connection)
+    clones.stop(one.name, state=store.state, connection=connection, timeout_s=10, is_forced=True)
+    disk = clones.directory(store.state, one.name) / "disk.qcow2"
+    qemu_img.verify_chain(disk, [pin.path for pin in lease.pins])
+    said = query(["qemu-io", "-r", "-c", "read -P 77 1M 64k", disk], why="read what the test wrote")
+    assert "read 65536/65536 bytes" in said
+    assert "Pattern verification failed" not in said
+    assert (bundle / "disks/main.qcow2").read_bytes() == before
+
+
+def test_a_bundle_whose_image_is_not_here(bundle: Path, revival: Revival, store: Store) -> None:
+    for path in store.images.glob(f"{IMAGE}-*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=f"there is no image '{IMAGE}' 20261121.1"):
+        revival.open(bundle, key=None, is_waited=False)
+    assert clones.names(store.state) == []
+
+
+def test_what_is_no_bundle_and_what_is_a_damaged_one(bundle: Path, revival: Revival, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no bundle in"):
+        revival.open(tmp_path, key=None, is_waited=False)
+    (bundle / "disks/main.qcow2").unlink()
+    with pytest.raises(ConfigError, match="has no disk"):
+        revival.open(bundle, key=None, is_waited=False)
+    (bundle / "bundle.json").write_text("{}")
+    with pytest.raises(VerifyError, match="is damaged"):
+        revival.open(bundle, key=None, is_waited=False)
