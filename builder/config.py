@@ -21,11 +21,13 @@ from builder.catalogue import (
     setup,
 )
 from builder.config_messages import message
+from builder.config_publication import RawPublish, RawRetention, RawSigning
 from builder.config_steps import Parsed, guest_path, parse_step
 from builder.config_verify import RawVerify
 from builder.errors import ConfigError, Problem, did_you_mean
-from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Repository, Setup
+from builder.model import NAME, Architecture, Distribution, Image, Limits, Project, Refresh, Repository, Setup
 from builder.password import parse_hash
+from builder.publication import Publication
 from builder.sources import RawSource
 from builder.steps import Modules, RootPassword, Sparrowdo, Step
 from builder.templates import shared
@@ -85,13 +87,14 @@ class _Image(RawSetup):
     description: str = ""
     disk: Size | None = None
     flat: bool = False
+    refresh: Refresh = "on-change"
     verify: RawVerify = RawVerify()
     keeps_private_keys: list[GuestPath] = Field(default=[])
     stable: Literal["chain", "flat"] = "chain"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
 
 
-_SECTIONS = ("project", "distribution", "matrix", "image")
+_SECTIONS = ("project", "signing", "publish", "retention", "distribution", "matrix", "image")
 
 
 def load(file: Path) -> Project:
@@ -143,6 +146,7 @@ class _Loader:
         project = self._checked(_Project, self.data.get("project", {}), at=("project",)) or _Project()
         own = self._tables("distribution")
         distributions = self._distributions(own)
+        publication = self._publication()
         raw_images = self._raw_images({*own, *distributions})
         images = self._images(raw_images, {*own, *distributions}, root_password_hash=project.root_password_hash)
         self._check_setups(images.values(), distributions)
@@ -173,6 +177,19 @@ class _Loader:
             distributions=distributions,
             images=images,
             prefer=project.prefer,
+            publication=publication,
+        )
+
+    def _publication(self) -> Publication:
+        signing = self._checked(RawSigning, self.data.get("signing", {}), at=("signing",)) or RawSigning()
+        publish = self._checked(RawPublish, self.data.get("publish", {}), at=("publish",)) or RawPublish()
+        retention = self._checked(RawRetention, self.data.get("retention", {}), at=("retention",)) or RawRetention()
+        for name in retention.channel:
+            self._check_name(name, ("retention", "channel", name))
+        return Publication(
+            signing=signing.resolved(self.folder),
+            target=publish.resolved(self.folder),
+            retention=retention.resolved(),
         )
 
     # --- distributions
@@ -298,6 +315,7 @@ class _Loader:
                 verify=image.verify.resolved(),
                 disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
                 setup=setup(image, folder=self.folder),
+                refresh=image.refresh,
                 keeps_private_keys=tuple(image.keeps_private_keys),
                 stable=image.stable,
                 steps=(

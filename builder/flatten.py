@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import preflight, run
+from builder.digests import Artifacts
 from builder.errors import GoldenError
 from builder.layer import Command
 from builder.model import Build, Image, ImageId
@@ -90,6 +91,8 @@ def _make(
                 "description": image.description,
                 "key": planned.key,
                 "inputs": planned.inputs,
+                "texts": planned.texts,
+                "reason": planned.why,
                 "size_bytes": target.stat().st_size,
                 "virtual_bytes": qemu_img.info(target).virtual_bytes,
                 "started": started.isoformat(timespec="seconds"),
@@ -100,6 +103,7 @@ def _make(
             }
         )
         store.commit(build, disk=target, packages=packages, logs=logs)
+        Artifacts(store).remember(build)
     finally:
         target.unlink(missing_ok=True)
     return build

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from datetime import date
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import requests
+from pydantic import Field
 
 from builder import bases, importing, install, trees
 from builder.errors import ConfigError, ToolError
+from builder.input_changes import NEEDS_NETWORK, NOT_KNOWN
 from builder.last_seen import last_seen, remember
-from builder.model import Image, Project, Repository, Source
-from builder.plan import NEEDS_NETWORK, NOT_KNOWN
-from builder.steps import ARTIFACTS, Sparrowdo, Step
+from builder.model import Frozen, Image, Project, Repository, Source
+from builder.steps import ARTIFACTS, Run, Sparrowdo, Step
+from builder.tools import kickstart
 from builder.tools.download import shown
 
 _FETCH_TIMEOUT_S = 30
+_FETCHES_AT_ONCE = 8
 
 # In place of the address of a tree that golden serves itself, which is another one each time.
 _ANY_TREE = "http://golden/"
@@ -26,24 +31,57 @@ _ANY_TREE = "http://golden/"
 # Counted up when golden itself starts to make something else of the same recipe; everything is then built anew.
 _RECIPE_FORMAT = "2"
 
+_STEP = re.compile(r"step (?P<number>[0-9]+): ")
+# Of a repomd.xml, when it was made. Source: createrepo_c; <revision> is seconds of the epoch unless somebody set it.
+_REVISION = re.compile(r"<revision>([^<]{1,40})</revision>")
+_TIMESTAMP = re.compile(r"<timestamp>([0-9]{1,12})(?:\.[0-9]+)?</timestamp>")
+
+
+class Inputs(Frozen):
+    """What decides an image's result. values: name -> digest or text, in a fixed order; the parent is not among them.
+
+    texts: what is behind some of the digests, for people, secrets left out. timely: names of those that change by
+    themselves as time goes by. is_blind: something decides the result that golden cannot see, as what a command
+    downloads.
+    """
+
+    values: dict[str, str]
+    texts: dict[str, str] = Field(default={})
+    timely: frozenset[str] = frozenset()
+    is_blind: bool = False
+
+
+class Repomd(Frozen):
+    """What one package repository held when it was asked. digest: of its repomd.xml. text: of when, and where."""
+
+    digest: str
+    text: str
+
 
 class Repositories:
-    """What package repositories hold, each asked once. offline: told of one that does not answer, which is then taken
-    as it was when it last did; without it that is an error.
+    """What package repositories hold, each asked once however many images use it.
+
+    offline: told of one that does not answer, which is then taken as it was when it last did; without it that is an
+    error.
     """
 
     def __init__(self, *, state: Path, offline: Callable[[str], None] | None = None) -> None:
         self._state = state
         self._offline = offline
-        self._known: dict[str, str] = {}
+        self._known: dict[str, Repomd] = {}
 
-    def fingerprint(self, repository: Repository) -> str:
-        """SHA-256 of its repomd.xml, or NEEDS_NETWORK. Raises as `repomd` does."""
-        if repository.location not in self._known:
-            self._known[repository.location] = self._ask(repository)
+    def fetch(self, repositories: Iterable[Repository]) -> None:
+        """Ask those that are not known yet, several at once. Raises as `repomd` does, for the first that fails."""
+        wanted = {it.location: it for it in repositories if it.location not in self._known}
+        with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
+            self._known |= dict(zip(wanted, pool.map(self._ask, wanted.values()), strict=True))
+
+    def repomd(self, repository: Repository) -> Repomd:
+        self.fetch([repository])
         return self._known[repository.location]
 
-    def _ask(self, repository: Repository) -> str:
+    def _ask(self, repository: Repository) -> Repomd:
+        address = shown(repository.location)
         try:
             text = repomd(repository)
         except ToolError:
@@ -51,55 +89,118 @@ class Repositories:
                 raise
             seen = last_seen(repository.location, state=self._state)
             went_on = f"taken as it was on {seen.asked} UTC" if seen else "it was never asked before"
-            address = shown(repository.location)
             self._offline(f"the package repository '{repository.name}' does not answer ({address}); {went_on}")
-            return _digest(seen.repomd) if seen else NEEDS_NETWORK
-        if repository.folder is None:
-            remember(repository.location, text, state=self._state)
-        return _digest(text)
+            if seen is None:
+                return Repomd(digest=NEEDS_NETWORK, text=f"at {address}")
+            text = seen.repomd
+        else:
+            if repository.folder is None:
+                remember(repository.location, text, state=self._state)
+        return Repomd(digest=_digest(text), text=f"{_made(text)} at {address}")
 
 
-def image_inputs(
-    project: Project, image: Image, *, state: Path, repositories: Repositories | None = None
-) -> dict[str, str]:
-    """Name -> digest or text, in a fixed order; the parent is not among them.
+def all_inputs(
+    project: Project, names: Iterable[str], *, state: Path, offline: Callable[[str], None] | None = None
+) -> dict[str, Inputs]:
+    """The inputs of several images; what they share is read once. Raises as `image_inputs` does.
 
-    Reads files and package repositories' repomd.xml, starts nothing. Raises ConfigError for what is missing or wrong.
+    offline: as of `Repositories`.
     """
-    inputs = {"golden's recipe format": _RECIPE_FORMAT}
+    wanted = [project.images[name] for name in names]
+    repositories = Repositories(state=state, offline=offline)
+    repositories.fetch([it for image in wanted for it in _package_repositories(project, image)])
+    return {image.name: image_inputs(project, image, state=state, repositories=repositories) for image in wanted}
+
+
+def image_inputs(project: Project, image: Image, *, state: Path, repositories: Repositories | None = None) -> Inputs:
+    """What decides the result of one image.
+
+    Reads files and package repositories' repomd.xml, starts nothing. Raises ConfigError for what is missing or wrong,
+    ToolError for a repository that does not answer.
+    """
+    known = repositories or Repositories(state=state)
+    values = {"golden's recipe format": _RECIPE_FORMAT}
     if image.is_private:
-        inputs["privacy"] = "private"  # what was built in private is never taken for a public build
+        values["privacy"] = "private"  # what was built in private is never taken for a public build
     if image.flat_of:
-        return inputs
+        return Inputs(values=values)
+    texts: dict[str, str] = {}
+    timely: set[str] = set()
     if image.parent is None:
-        inputs |= _base(project, image, state=state)
+        base, texts = _base(project, image, state=state)
+        values |= base
+        source = bases.source_of(project.distribution_of(image.name))
+        if source.path is None and source.sha256 is None:
+            timely.add(source.title)
     for number, step in enumerate(image.steps, 1):
-        inputs[f"step {number}: {step.kind}"] = _text(step)
+        values[f"step {number}: {step.kind}"] = _text(step)
         if isinstance(step, Sparrowdo) and step.expires_days:
-            inputs[f"step {number}: {step.kind}, age"] = _period(step.expires_days)
-    inputs |= _files(project, image)
+            values[f"step {number}: {step.kind}, age"] = _period(step.expires_days)
+    values |= _files(project, image)
+    found = _package_repositories(project, image)
+    for repository in found:
+        name = f"repository {repository.name}"
+        values[name], texts[name] = known.repomd(repository).digest, known.repomd(repository).text
+        timely.add(name)
+    return Inputs(values=values, texts=texts, timely=frozenset(timely), is_blind=_is_blind(project, image, found))
+
+
+def _package_repositories(project: Project, image: Image) -> list[Repository]:
+    """Those that an image's packages come from. An artifacts' own is not among them: the packages are in their step."""
     is_import = image.parent is None and bases.is_import(project.distributions[image.distribution])
-    if image.needs_repositories or is_import:
-        # The packages of the artifacts' repository are in their step; its metadata differs with the time of day.
-        known = repositories or Repositories(state=state)
-        own = [repository for repository in image.repositories if repository.name != ARTIFACTS]
-        for repository in (*own, *project.repositories(image.name)):
-            inputs[f"repository {repository.name}"] = known.fingerprint(repository)
-    return inputs
+    if image.flat_of or not (image.needs_repositories or is_import):
+        return []
+    own = [repository for repository in image.repositories if repository.name != ARTIFACTS]
+    return [*own, *project.repositories(image.name)]
 
 
-def _base(project: Project, image: Image, *, state: Path) -> dict[str, str]:
+def _is_blind(project: Project, image: Image, repositories: list[Repository]) -> bool:
+    """Commands may take in anything; packages come from the guest's own repositories if golden.toml names none."""
+    if any(step.is_online or isinstance(step, Run) for step in image.steps):
+        return True
+    if image.needs_repositories and all(repository.is_extra for repository in repositories):
+        return True
+    return image.parent is None and bases.source_of(project.distribution_of(image.name)).kind == "url"
+
+
+def decided_by(project: Project, image: Image, number: int, planned: Mapping[str, str]) -> dict[str, str]:
+    """Of the inputs `planned`, those that decide the state before step `number`, 1 for the first.
+
+    Package repositories are not among them, if no step before it uses them.
+    """
+    before = [step for place, step in enumerate(image.steps, 1) if place < number]
+    sources = [source for step in before for source in step.files]
+    is_import = image.parent is None and bases.is_import(project.distributions[image.distribution])
+    needs_packages = is_import or any(step.uses_repositories for step in before)
+    found = {}
+    for name, value in planned.items():
+        if match := _STEP.match(name):
+            counts = int(match["number"]) < number
+        elif name.startswith("file "):
+            path = name.removeprefix("file ")
+            counts = any(source in (".", path) or path.startswith(f"{source}/") for source in sources)
+        else:
+            counts = needs_packages or not name.startswith("repository ")
+        if counts:
+            found[name] = value
+    return found
+
+
+def _base(project: Project, image: Image, *, state: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """(values, texts)"""
     distribution, key = project.distribution_of(image.name), public_key(project)
     source = bases.source_of(distribution)
-    inputs = _source(source, image, distribution=distribution.name, state=state)
+    values, texts = _source(source, image, distribution=distribution.name, state=state), {}
     if source.is_import:
-        inputs["preparation"] = _digest(importing.preparation(image, source, ssh_public_key=key).script)
-        inputs["packages"] = " ".join(distribution.packages)
+        texts["preparation"] = importing.preparation(image, source, ssh_public_key=key).script
+        values["preparation"] = _digest(texts["preparation"])
+        values["packages"] = " ".join(distribution.packages)
     else:
-        inputs["kickstart"] = _digest(install.kickstart(image, distribution, ssh_public_key=key, tree=_ANY_TREE))
-    inputs["machine"] = f"{distribution.arch}, {distribution.firmware}"
-    inputs["disk size"] = f"{image.disk_bytes} bytes"
-    return inputs
+        text = install.kickstart(image, distribution, ssh_public_key=key, tree=_ANY_TREE)
+        values["kickstart"], texts["kickstart"] = _digest(text), kickstart.without_secrets(text)
+    values["machine"] = f"{distribution.arch}, {distribution.firmware}"
+    values["disk size"] = f"{image.disk_bytes} bytes"
+    return values, texts
 
 
 def _source(source: Source, image: Image, *, distribution: str, state: Path) -> dict[str, str]:
@@ -186,6 +287,15 @@ def repomd(repository: Repository) -> str:
             details=[("address", shown(url)), ("reason", str(error).replace(url, shown(url)))],
         ) from error
     return answer.text
+
+
+def _made(repomd: str) -> str:
+    """ "of 2026-11-20 03:12 UTC": the newest of its times, or its revision if it has none."""
+    times = [int(found) for found in _TIMESTAMP.findall(repomd)]
+    if times:
+        return f"of {datetime.fromtimestamp(max(times), UTC):%Y-%m-%d %H:%M} UTC"
+    revision = _REVISION.search(repomd)
+    return f"of revision {revision[1]}" if revision else "of no date"
 
 
 def _digest(text: str) -> str:

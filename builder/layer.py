@@ -61,7 +61,8 @@ def phases(steps: Sequence[Step], *, prepares: bool = False) -> list[Phase]:
 class Bench(Frozen):
     """Where one build is made: its folder, and the names of what is in it. image, version: of the build to be.
 
-    project: the folder of golden.toml. tree: address at which the installer reaches a source that is a folder.
+    disk_name: the file that is written to. project: the folder of golden.toml.
+    tree: address at which the installer reaches a source that is a folder.
     """
 
     image: Image
@@ -71,10 +72,15 @@ class Bench(Frozen):
     store_id: str
     project: Path
     tree: str | None = None
+    disk_name: str = "disk.qcow2"
 
     @property
     def disk(self) -> Path:
-        return self.work / "disk.qcow2"
+        return self.work / self.disk_name
+
+    def on(self, disk: Path) -> Bench:
+        """The same with another file to write to."""
+        return self.model_copy(update={"disk_name": disk.name})
 
     @property
     def logs(self) -> Path:

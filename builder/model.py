@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field
 
 from builder.frozen import Frozen as Frozen
+from builder.publication import Publication
 from builder.steps import Repos, Step
 
 # Image and package-repository names end up in file names, RPM names, domain names and URLs.
@@ -191,6 +192,10 @@ class Distribution(Frozen):
         return " ".join(word for word in (self.kernel_arguments, "fips=1" if self.fips else "") if word)
 
 
+# When what package repositories hold, and a parent's newer build, count: at once, or when that much time has passed.
+Refresh = Literal["on-change", "nightly", "weekly", "monthly"]
+
+
 class FileCheck(Frozen):
     """What a file in the guest is to be. mode: its permissions; owner: USER[:GROUP]; None: anything that is there."""
 
@@ -235,6 +240,7 @@ class Image(Frozen):
     description: str = ""
     disk_bytes: int | None = None
     setup: Setup = Setup()
+    refresh: Refresh = "on-change"
     steps: tuple[Step, ...] = ()
     flat_of: str | None = None
     stable: Literal["chain", "flat"] = "chain"
@@ -271,6 +277,7 @@ class Project(Frozen):
     prefix: first word of RPM names. url: where the channels will be served, without a trailing slash.
     ssh_key: the project's private key; its public half is let into every image.
     prefer: which form of an image clones are made of, where it is there in both.
+    publication: who signs its packages, where they go, how long they are kept.
     """
 
     file: Path
@@ -281,6 +288,7 @@ class Project(Frozen):
     distributions: dict[str, Distribution]
     images: dict[str, Image]
     prefer: Literal["chain", "flat"] = "chain"
+    publication: Publication = Publication()
 
     @property
     def folder(self) -> Path:
@@ -334,6 +342,11 @@ class ImageId(Frozen):
     def stem(self) -> str:
         return f"{self.image}-{self.version}"
 
+    @property
+    def age(self) -> tuple[int, int]:
+        """Sorts builds of an image, oldest first."""
+        return version_key(self.version)
+
 
 class Timing(Frozen):
     step: str
@@ -344,6 +357,7 @@ class Build(Frozen):
     """`build.json`: one result of running a recipe. Written last; what has none is no build.
 
     key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the result, name -> digest or text.
+    texts: what is behind some of those digests, for people, secrets left out. reason: why it was built.
     size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
     started, finished: UTC, ISO 8601. tools: program -> version.
     software: name -> version of what online steps brought and asked for its version, such as "raku" and "sparrow6".
@@ -360,6 +374,8 @@ class Build(Frozen):
     description: str
     key: str
     inputs: dict[str, str]
+    texts: dict[str, str] = Field(default={})
+    reason: str = ""
     size_bytes: int
     virtual_bytes: int
     packages: int

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import causes, nights, preflight, run, store, verdicts, verification
+from builder.channels.promotion import read_withdrawn
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, HostError, ToolError
 from builder.model import Build, Project
 from builder.nights import Attempt, Night, Outcome, Publication, Turn
@@ -154,8 +155,7 @@ class _Night:
                 self._work()
         publication = self._publish() if self._settings.channel else None
         codes = [branch.exit_code for branch in self._branches.values()]
-        if publication is not None and not publication.is_done:
-            codes.append(4)
+        codes += [publication.exit_code] if publication is not None else []
         turns = tuple(self._turn(branch) for branch in self._branches.values())
         started_any = any(turn.build_s or turn.verify_s for turn in turns)
         kinds = [found.accelerator for turn in turns if (found := self._newest_verdict(turn.image))]
@@ -294,7 +294,7 @@ class _Night:
             branch.verify_s = self._command(branch, "verify", ["verify", branch.image])
             if branch.outcome is not None:
                 return
-        branch.outcome = "built" if is_new else "verified" if branch.verify_s else "stands"
+        branch.outcome = "built" if is_new else "verified" if branch.verify_s is not None else "stands"
         self._reporter.note(f"{branch.image}: {build.version} {branch.outcome}")
 
     def _last_good(self, image: str) -> Build | None:
@@ -365,39 +365,47 @@ class _Night:
             return None
         done = self._previous[-1].publication if self._previous else None
         if done is not None and done.is_done and done.set == good and done.channel == self._settings.channel:
-            return done.model_copy(update={"is_new": False, "steps": (), "attempts": ()})
+            return done.model_copy(update={"is_new": False, "steps": (), "attempts": (), "exit_code": 0})
         attempts: list[Attempt] = []
         steps: list[str] = []
+        code = 0
         for step, words in self._publishing(self._settings.channel, list(good)):
-            self._reporter.note(f"{step} {len(good)} images …")
+            self._reporter.note(f"{step} …")
 
             def do(log: Path, words: Sequence[str] = words, step: str = step) -> None:
                 self._golden(words, why=f"{step} the night", log=log, timeout_s=_PUBLISH_TIMEOUT_S)
 
-            if self._repeatedly(step, step, do, attempts):
+            code = self._repeatedly(step, step, do, attempts)
+            if code:
                 break
             steps.append(step)
-        is_done = len(steps) == len(self._publishing(self._settings.channel, []))
         return Publication(
             channel=self._settings.channel,
             set=good,
             is_new=True,
             steps=tuple(steps),
             attempts=tuple(attempts),
-            is_done=is_done,
+            exit_code=code,
+            is_done=("publish" if self._settings.channel == "candidate" else "promote") in steps,
         )
 
     def _publishing(self, channel: str, images: list[str]) -> list[tuple[str, list[str]]]:
-        """The commands that let clients have `images`, in order."""
-        return [("package", ["package", *images]), ("publish", ["publish", "--channel", channel, *images])]
+        """The commands that let clients have `images`, in order, and then remove what nobody needs any more."""
+        commands = [("package", ["package", *images]), ("publish", ["publish", *images])]
+        if channel != "candidate":
+            commands.append(("promote", ["promote", "--to", channel, *images]))
+        return [*commands, ("collect", ["collect"])]
 
     def _publishable(self) -> dict[str, str]:
-        """Image -> version: good tonight, and so is all that it stands on."""
+        """Image -> version: good tonight, and so is all that it stands on. What was rolled back stays so."""
         found: dict[str, str] = {}
+        withdrawn = read_withdrawn(self._store.channels / (self._settings.channel or ""))
         for branch in self._branches.values():
             build = self._store.newest(branch.image)
             is_good = branch.outcome in ("stands", "built", "verified")
-            if is_good and build is not None and not build.private and (branch.parent in (None, *found)):
+            if not is_good or build is None or build.private or build.stem in withdrawn:
+                continue
+            if branch.parent in (None, *found):
                 found[branch.image] = build.version
         return found
 

@@ -60,13 +60,17 @@ class Turn(Frozen):
 
 
 class Publication(Frozen):
-    """What clients get. set: image -> version, all that is good. steps: what was done for it, or is_new: nothing."""
+    """What clients get. set: image -> version, all that is good. steps: what was done for it; is_new: if anything was.
+
+    is_done: whether clients of `channel` have the set. exit_code: of the step that failed, which may be one after that.
+    """
 
     channel: str
     set: dict[str, str]
     is_new: bool
     steps: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
+    exit_code: int = 0
     is_done: bool = True
 
 

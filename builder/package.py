@@ -8,21 +8,24 @@ Equal versions with other bytes would be a silently corrupt chain on a fresh hos
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
 from builder import private_keys
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, ImageId
 from builder.progress import Reporter
 from builder.run import printable
-from builder.store import Store, lock, sync_directory, verify_digest
+from builder.store import Store, lock, sync_directory, verify_digest, write_atomically
 from builder.templates import render, shared
 from builder.tools import rpm
+from builder.tools.openpgp import Signer
 
 # Where the packages put the images; the spec template and the clients know it too.
 FOLDER = Path("/usr/share/golden/images")
@@ -31,17 +34,37 @@ RELEASE = "1"
 _NO_KEYS = private_keys.Wanted()
 
 
+# What lies beside the image's RPM under the same name, and in it under the image's: its facts, what is in it
+# (CycloneDX), who made it of what (in-toto statements, signed), the record of its tests where there is one.
+COMPANIONS = {
+    ".build.json": ".json",
+    ".cdx.json": ".cdx.json",
+    ".intoto.jsonl": ".intoto.jsonl",
+    ".tests.json": ".tests.json",
+}
+
+
 class Packaging(Frozen):
-    """One build to be packaged, decided in full. topdir: rpmbuild's, aside; is_done: both RPMs are there and right."""
+    """One build to be packaged, decided in full. topdir: rpmbuild's, aside.
+
+    spec_by_hand: the same without the files that golden itself writes on a build's origin.
+    todo: "build" both RPMs, only "sign" those that are there with other signatures, or nothing.
+    """
 
     build: Build
     image_rpm: Path
     link_rpm: Path
     spec: str
+    spec_by_hand: str
     topdir: Path
     argv: tuple[str | Path, ...]
     env: dict[str, str]
-    is_done: bool
+    todo: Literal["build", "sign", "nothing"]
+
+    @property
+    def is_done(self) -> bool:
+        """Both RPMs are there, right, and signed as they have to be."""
+        return self.todo == "nothing"
 
     @property
     def spec_file(self) -> Path:
@@ -57,7 +80,7 @@ class Packaging(Frozen):
         return "\n".join(
             [
                 f"mkdir -p {shlex.quote(str(self.topdir))}",
-                f"printf %s {shlex.quote(self.spec)} > {shlex.quote(str(self.spec_file))}",
+                f"printf %s {shlex.quote(self.spec_by_hand)} > {shlex.quote(str(self.spec_file))}",
                 f"{env} {printable(self.argv)}",
             ]
         )
@@ -79,24 +102,34 @@ def package(
     *,
     prefix: str,
     reporter: Reporter,
+    signer: Signer | None,
     allow_private: bool = False,
     keys: private_keys.Wanted = _NO_KEYS,
     flat_links: Collection[str] = (),
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
 
-    flat_links: images whose plain package is to follow their flat form.
+    signer: None if the project says that its packages are not signed. flat_links: images whose plain package is to
+    follow their flat form.
     Raises ConfigError as `plan` does; VerifyError if an image file of a chain that is to be packaged has not the bytes
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
     with lock(store.rpms / ".lock", what=f"the packages in {store.rpms}"):
-        jobs = plan(store, builds, prefix=prefix, allow_private=allow_private, keys=keys, flat_links=flat_links)
-        for build in with_parents(store, [job.build for job in jobs if not job.is_done]):
+        jobs = plan(
+            store,
+            builds,
+            prefix=prefix,
+            signer=signer,
+            allow_private=allow_private,
+            keys=keys,
+            flat_links=flat_links,
+        )
+        for build in with_parents(store, [job.build for job in jobs if job.todo == "build"]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(
                     store.qcow2(build), build.id.sha256, what=f"'{build.stem}'", remedy=f"golden build {build.image}"
                 )
-        return [_carry_out(job, store=store, reporter=reporter) for job in jobs]
+        return [_carry_out(job, store=store, signer=signer, reporter=reporter) for job in jobs]
 
 
 def plan(
@@ -104,6 +137,7 @@ def plan(
     builds: Sequence[Build],
     *,
     prefix: str,
+    signer: Signer | None,
     allow_private: bool = False,
     keys: private_keys.Wanted = _NO_KEYS,
     flat_links: Collection[str] = (),
@@ -125,7 +159,9 @@ def plan(
             f"with '{prefix}-private-'",
         )
     private_keys.check(store, concerned, keys)
-    return [_plan_one(store, build, prefix=prefix, link=links.get(build.stem, build)) for build in concerned]
+    return [
+        _plan_one(store, build, prefix=prefix, link=links.get(build.stem, build), signer=signer) for build in concerned
+    ]
 
 
 def with_parents(store: Store, builds: Sequence[Build]) -> list[Build]:
@@ -138,8 +174,18 @@ def name_prefix(build: Build, *, prefix: str) -> str:
     return f"{prefix}-private" if build.private else prefix
 
 
-def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False, link: Build | None = None) -> str:
-    """The spec of both packages of a build. link: what the plain one follows, if it is the flat form. Pure."""
+def render_spec(
+    build: Build,
+    *,
+    prefix: str,
+    is_parent_private: bool = False,
+    link: Build | None = None,
+    extras: Sequence[str] = (),
+) -> str:
+    """The spec of both packages of a build. Pure.
+
+    link: what the plain one follows, if it is the flat form. extras: suffixes of more files in `topdir`/provenance.
+    """
     parent, link = build.parent, link or build
     below = f"{prefix}-private" if is_parent_private else prefix
     link_name = image_package(link.id, prefix=name_prefix(link, prefix=prefix))
@@ -162,6 +208,7 @@ def render_spec(build: Build, *, prefix: str, is_parent_private: bool = False, l
         link_stem=link.stem,
         description=rpm.escape(build.description),
         packages=build.packages,
+        extras=extras,
         software=build.software,
     )
 
@@ -176,6 +223,12 @@ def image_id(id: ImageId, *, prefix: str) -> str:
     return f"golden-image-id({image_package(id, prefix=prefix)}-{id.version}-{RELEASE}:{id.sha256})"
 
 
+def companions(image_rpm: Path) -> list[Path]:
+    """The files beside an image's RPM that belong to it; those that are there."""
+    stem = image_rpm.name.removesuffix(".rpm")
+    return [path for suffix in COMPANIONS if (path := image_rpm.with_name(f"{stem}{suffix}")).exists()]
+
+
 def _flat_form(store: Store, build: Build) -> Build:
     """The first that was made of it: what has been published once goes on to be right. Raises ConfigError."""
     for flat in store.builds(f"{build.image}-flat"):
@@ -187,7 +240,7 @@ def _flat_form(store: Store, build: Build) -> Build:
     )
 
 
-def _plan_one(store: Store, build: Build, *, prefix: str, link: Build) -> Packaging:
+def _plan_one(store: Store, build: Build, *, prefix: str, link: Build, signer: Signer | None) -> Packaging:
     topdir = store.rpms / ".work" / build.stem
     suffix = f"{build.version}-{RELEASE}.noarch.rpm"
     first = name_prefix(build, prefix=prefix)
@@ -198,27 +251,50 @@ def _plan_one(store: Store, build: Build, *, prefix: str, link: Build) -> Packag
         build=build,
         image_rpm=image_rpm,
         link_rpm=link_rpm,
-        spec=render_spec(build, prefix=prefix, is_parent_private=is_parent_private, link=link),
+        spec=render_spec(
+            build, prefix=prefix, is_parent_private=is_parent_private, link=link, extras=_extras(store, build)
+        ),
+        spec_by_hand=render_spec(build, prefix=prefix, is_parent_private=is_parent_private, link=link),
         topdir=topdir,
         argv=tuple(rpm.build_argv(topdir / f"{build.stem}.spec", topdir=topdir, sources=store.images)),
         env={"SOURCE_DATE_EPOCH": str(int(datetime.fromisoformat(build.finished).timestamp()))},
-        is_done=image_rpm.exists()
-        and link_rpm.exists()
-        and _packed_digest(image_rpm, build) == build.id.sha256
-        and _follows(link_rpm, image_package(link.id, prefix=name_prefix(link, prefix=prefix))),
+        todo=_todo(
+            build,
+            image_rpm,
+            link_rpm,
+            follows=image_package(link.id, prefix=name_prefix(link, prefix=prefix)),
+            signer=signer,
+        ),
     )
 
 
-def _carry_out(job: Packaging, *, store: Store, reporter: Reporter) -> Packaged:
-    if not job.is_done:
-        with reporter.step(f"package {job.build.stem}"):
-            _build(job, store=store)
+def _todo(
+    build: Build, image_rpm: Path, link_rpm: Path, *, follows: str, signer: Signer | None
+) -> Literal["build", "sign", "nothing"]:
+    """follows: name of the package that the plain one is to require."""
+    if not (image_rpm.exists() and link_rpm.exists() and _packed_digest(image_rpm, build) == build.id.sha256):
+        return "build"
+    if not _follows(link_rpm, follows):
+        return "build"
+    if signer and not all(rpm.signing_key(path) in signer.key_ids for path in (image_rpm, link_rpm)):
+        return "sign"
+    return "nothing"
+
+
+def _carry_out(job: Packaging, *, store: Store, signer: Signer | None, reporter: Reporter) -> Packaged:
+    if job.todo != "nothing":
+        with reporter.step(f"{'package' if job.todo == 'build' else 'sign'} {job.build.stem}"):
+            shutil.rmtree(job.topdir, ignore_errors=True)
+            job.topdir.mkdir(parents=True)
+            log = store.logs / job.build.stem / "package.log"
+            (_build if job.todo == "build" else _sign_again)(job, store=store, signer=signer, log=log)
+            shutil.rmtree(job.topdir)
     return Packaged(
         id=job.build.id,
         image_rpm=job.image_rpm,
         link_rpm=job.link_rpm,
         size_bytes=sum(path.stat().st_size for path in job.rpms),
-        is_new=not job.is_done,
+        is_new=job.todo == "build",
     )
 
 
@@ -229,12 +305,10 @@ def _check_side_files(job: Packaging, *, store: Store) -> None:
             raise VerifyError(f"{path} holds a private key, and would be packaged with '{job.build.stem}'")
 
 
-def _build(job: Packaging, *, store: Store) -> None:
+def _build(job: Packaging, *, store: Store, signer: Signer | None, log: Path) -> None:
     _check_side_files(job, store=store)
-    shutil.rmtree(job.topdir, ignore_errors=True)
-    job.topdir.mkdir(parents=True)
     job.spec_file.write_text(job.spec, encoding="utf-8")
-    log = store.logs / job.build.stem / "package.log"
+    written = _write_provenance(job, store=store, signer=signer)
     rpm.build(job.argv, why=f"package '{job.build.stem}'", env=job.env, log=log)
     made = [job.topdir / "RPMS" / path.name for path in job.rpms]
     packed = _packed_digest(made[0], job.build)
@@ -244,13 +318,85 @@ def _build(job: Packaging, *, store: Store) -> None:
             details=[("expected", f"sha256 {job.build.id.sha256}"), ("packed", f"sha256 {packed}")],
             log=log,
         )
-    for path, target in zip(made, job.rpms, strict=True):
+    if signer:
+        rpm.sign(made, signer, log=log)
+    name = job.image_rpm.name.removesuffix(".rpm")
+    for suffix, inside in COMPANIONS.items():
+        if (source := written / f"{job.build.stem}{inside}").exists():
+            source.chmod(0o444)
+            source.rename(store.rpms / f"{name}{suffix}")
+    shutil.copy2(store.facts(job.build), written / "facts")
+    (written / "facts").rename(store.rpms / f"{name}.build.json")
+    _take(made, job.rpms)
+
+
+def _sign_again(job: Packaging, *, store: Store, signer: Signer | None, log: Path) -> None:
+    """The RPMs that are there, with the project's signature in place of none or another's; the statements beside, too.
+
+    Never in place: they may be linked into composes.
+    """
+    from builder.tools import attestation  # slow to load, see below
+
+    made = [Path(shutil.copy2(path, job.topdir)) for path in job.rpms]
+    for path in made:
+        path.chmod(0o644)
+    if signer:
+        rpm.sign(made, signer, log=log)
+    statements = job.image_rpm.with_name(f"{job.image_rpm.name.removesuffix('.rpm')}.intoto.jsonl")
+    if statements.exists():
+        found = attestation.read(statements.read_text(encoding="utf-8"), signer=None, what=job.build.stem)
+        write_atomically(statements, attestation.signed(found, signer), mode=0o444)
+    _take(made, job.rpms)
+
+
+def _take(made: Sequence[Path], targets: Sequence[Path]) -> None:
+    for path, target in zip(made, targets, strict=True):
         path.chmod(0o444)
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
         path.rename(target)
-    sync_directory(store.rpms)
-    shutil.rmtree(job.topdir)
+    sync_directory(targets[0].parent)
+
+
+def _write_provenance(job: Packaging, *, store: Store, signer: Signer | None) -> Path:
+    """The files that vouch for a build, under the names that they get beside the image; returns their folder."""
+    # Their libraries take a quarter of a second to load, which commands that package nothing need not wait for.
+    from builder.tools import attestation, bom
+
+    build, folder = job.build, job.topdir / "provenance"
+    folder.mkdir()
+    listed = store.package_list(build)
+    if not listed.is_file():
+        raise VerifyError(
+            f"the package list of '{build.stem}' is gone: {listed}", try_next=f"golden build {build.image}"
+        )
+    packages = listed.read_text(encoding="utf-8")
+    document = bom.cyclonedx(build, packages.split())
+    tests = _tests(store, build)
+    files = {
+        f"{build.stem}.packages": packages.encode(),
+        f"{build.stem}.json": store.facts(build).read_bytes(),
+        f"{build.stem}.cdx.json": document.encode(),
+    }
+    (folder / f"{build.stem}.cdx.json").write_text(document, encoding="utf-8")
+    if tests is not None:
+        (folder / f"{build.stem}.tests.json").write_text(json.dumps(tests, indent=2) + "\n", encoding="utf-8")
+    signed = attestation.signed(attestation.statements(build, files, tests=tests), signer)
+    (folder / f"{build.stem}.intoto.jsonl").write_text(signed, encoding="utf-8")
+    return folder
+
+
+def _extras(store: Store, build: Build) -> list[str]:
+    return [".cdx.json", ".intoto.jsonl", *([".tests.json"] if _tests(store, build) is not None else [])]
+
+
+def _tests(store: Store, build: Build) -> dict[str, Any] | None:
+    """The record of a build's tests, if it was tested, and the record is of these very bytes."""
+    path = store.verification(build)
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if found.get("sha256") == build.id.sha256 else None
 
 
 def _packed_digest(image_rpm: Path, build: Build) -> str | None:

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import (
     bases,
+    checks,
     flatten,
     importing,
     inputs,
@@ -22,14 +23,21 @@ from builder import (
     package_changes,
     preflight,
     provision,
+    resuming,
     seal,
 )
+from builder.checkpoints import Trail
+from builder.checks import Check
+from builder.decision import Decision
+from builder.decision import decide as decide
+from builder.digests import Artifacts
 from builder.errors import GoldenError
 from builder.layer import Bench, Command, Phase
 from builder.model import Build, ImageId, Project, Repository
-from builder.plan import Planned, order, plan
+from builder.plan import Planned, order
 from builder.preflight import Accelerator
 from builder.progress import Reporter
+from builder.resuming import Start
 from builder.store import Store
 from builder.tools import guestfs, proxies, qemu_img, scratch_disk, virt_install
 from builder.tools.domain import domain_xml
@@ -45,38 +53,6 @@ _COMPRESS_TIMEOUT_S = 3600
 _PROGRAMS = ("virt-install", "virt-customize", "qemu-img", "ssh", "xorriso")
 
 
-def decide(
-    project: Project,
-    store: Store,
-    wanted: Iterable[str],
-    *,
-    rebuild: Iterable[str] = (),
-    standing: Mapping[str, Build] | None = None,
-    offline: Callable[[str], None] | None = None,
-) -> list[Planned]:
-    """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
-
-    standing: builds that are taken as they are, whatever has changed since. offline: as of `inputs.Repositories`.
-    """
-    standing = standing or {}
-    repositories = inputs.Repositories(state=store.state, offline=offline)
-    names = order(project, wanted)
-    newest = {name: build for name in names if (build := store.newest(name)) is not None}
-    return plan(
-        project,
-        names,
-        inputs={
-            name: inputs.image_inputs(project, project.images[name], state=store.state, repositories=repositories)
-            for name in names
-            if name not in standing
-        },
-        builds=newest,
-        is_present=store.is_present,
-        rebuild=rebuild,
-        standing=standing,
-    )
-
-
 @dataclass(frozen=True)
 class Host:
     """What a build needs of this machine. uri: libvirt's, as virt-install is told it."""
@@ -90,7 +66,10 @@ class Host:
 
 
 class Pipeline:
-    """Builds images of one project into its store. standing: builds that are taken as they are."""
+    """Builds images of one project into its store.
+
+    standing: builds that are taken as they are. now: what the time is, for what is refreshed by the clock.
+    """
 
     def __init__(
         self,
@@ -100,49 +79,75 @@ class Pipeline:
         host: Host,
         reporter: Reporter,
         standing: Mapping[str, Build] | None = None,
+        now: datetime | None = None,
     ) -> None:
         self.standing = standing or {}
+        self.now = now
         self.project = project
         self.store = store
         self.host = host
         self.reporter = reporter
 
     def build(
-        self, wanted: Sequence[str], *, rebuild: Sequence[str], connection: Connection, is_step: bool = False
+        self,
+        wanted: Sequence[str],
+        *,
+        rebuild: Sequence[str] = (),
+        refresh: Sequence[str] = (),
+        resume: Sequence[str] = (),
+        connection: Connection,
+        is_step: bool = False,
     ) -> list[Build]:
         """Build `wanted` and whatever they stand on, as far as that is not there already.
 
+        rebuild: images to build whatever their key says. refresh: images to look at anew as if their time had come.
+        resume: images whose failed build is gone on from, as far as it holds what the recipe says now.
         is_step: of a night, which has the lock to share and has cleared away what earlier runs left.
-        Returns the builds of the plan, parents first. What is finished stays when a later one fails.
+        Returns the builds of the plan, parents first; of an image in which a new build found nothing new, the one that
+        stands. What is finished stays when a later one fails.
         Raises what the failing step raised, with the place of what was kept.
         """
         preflight.require(_PROGRAMS, "build images")
         preflight.need_reach(self.store.root, connection)
         for name in order(self.project, wanted):
             preflight.need_architecture(self.project.distribution_of(name).arch, name)
-        self._fetch(wanted, rebuild=rebuild)
+        self._fetch(wanted, rebuild=rebuild, refresh=refresh)
         with self.store.lock_beside_others(wanted) if is_step else self.store.lock():
             if not is_step:
                 clear(self.store, connection, reporter=self.reporter)
             done: dict[str, Build] = {}
-            for planned in self._decide(wanted, rebuild=rebuild):
+            decision = self._decision(wanted, rebuild=rebuild, refresh=refresh)
+            for name in decision.names:
+                # Again each time: a parent that came out as it was leaves its children as they are.
+                planned = decision.next(name, done=done)
                 if planned.build is not None:
-                    self.reporter.note(f"{planned.image}: {planned.build.version} stands: {planned.reason}")
-                    done[planned.image] = planned.build
+                    self.reporter.note(f"{name}: {planned.build.version} stands: {planned.reason}")
+                    done[name] = planned.build
                 else:
-                    self.reporter.note(f"{planned.image}: a new build: {planned.reason}")
+                    self.reporter.note(f"{name}: a new build: {planned.why}")
                     parent = done[planned.parent] if planned.parent else None
-                    done[planned.image] = self._build(planned, parent, connection)
+                    done[name] = self._build(planned, parent, connection, is_resumed=name in resume)
         return list(done.values())
 
-    def _decide(self, wanted: Sequence[str], *, rebuild: Sequence[str]) -> list[Planned]:
-        return decide(self.project, self.store, wanted, rebuild=rebuild, standing=self.standing)
+    def _decision(self, wanted: Sequence[str], *, rebuild: Sequence[str], refresh: Sequence[str]) -> Decision:
+        return Decision(
+            self.project,
+            self.store,
+            wanted,
+            rebuild=rebuild,
+            refresh=refresh,
+            standing=self.standing,
+            now=self.now,
+            note=self.reporter.note,
+        )
 
-    def dry_run(self, wanted: Sequence[str], *, rebuild: Sequence[str]) -> dict[str, list[Command]]:
+    def dry_run(
+        self, wanted: Sequence[str], *, rebuild: Sequence[str] = (), refresh: Sequence[str] = ()
+    ) -> dict[str, list[Command]]:
         """The commands of each build that would be made, ready to paste, and the files they name, really written."""
         found: dict[str, list[Command]] = {}
         would_be: dict[str, list[Path]] = {}
-        for planned in self._decide(wanted, rebuild=rebuild):
+        for planned in self._decision(wanted, rebuild=rebuild, refresh=refresh).plan():
             below = would_be[planned.parent] if planned.parent else []
             if planned.build is not None:
                 would_be[planned.image] = [self.store.qcow2(planned.build), *below]
@@ -170,52 +175,61 @@ class Pipeline:
 
     # --- one build
 
-    def _build(self, planned: Planned, parent: Build | None, connection: Connection) -> Build:
+    def _build(
+        self, planned: Planned, parent: Build | None, connection: Connection, *, is_resumed: bool = False
+    ) -> Build:
+        """is_resumed: go on from what a failed build left, as far as it is good."""
         image = self.project.images[planned.image]
         if image.flat_of and parent is not None:
             return flatten.flatten(self.store, planned, image, parent, reporter=self.reporter)
-        version = self.store.next_version(planned.image)
-        self.store.discard_failed(planned.image)
+        start = resuming.begin(self.project, self.store, planned, parent=parent, is_resumed=is_resumed)
+        if start.said:
+            self.reporter.note(f"{image.name}: {start.said}")
+        planned, trail = start.planned, start.trail
         preflight.need_disk(self.store.root, _ROOM_BYTES, f"build '{planned.image}'")
-        provision.check(self.project.images[planned.image].steps, project=self.project.folder)
+        provision.check(image.steps, project=self.project.folder)
         chain = self.store.chain(parent) if parent else []
         if parent is not None:
             with self.reporter.step(f"{planned.image}: verify the parent {parent.stem}"):
                 self.store.verify(parent)
-        bench = self._bench(planned, version=version, work=self.store.workspace(planned.image, version))
+        bench = self._bench(planned, version=trail.record.version, work=trail.work)
         try:
-            build = self._make(planned, bench, chain, connection)
+            bench.logs.mkdir(parents=True, exist_ok=True)
+            build = self._make(planned, bench, chain, connection, start=start)
         except KeyboardInterrupt:
             shutil.rmtree(bench.work)
             raise
         except GoldenError as error:
             error.details.append(("kept", f"{bench.work}: the disk, the logs, the exact commands"))
-            error.try_next = error.try_next or f"golden build {planned.image}  once the cause is mended"
+            resuming.keep(start, image, error)
             raise
         shutil.rmtree(bench.work)
         return build
 
-    def _make(self, planned: Planned, bench: Bench, chain: Sequence[Build], connection: Connection) -> Build:
-        name, started, first = planned.image, datetime.now(UTC), len(self.reporter.times)
-        bench.logs.mkdir()
+    def _make(
+        self, planned: Planned, bench: Bench, chain: Sequence[Build], connection: Connection, *, start: Start
+    ) -> Build:
+        name, started, first, trail = planned.image, datetime.now(UTC), len(self.reporter.times), start.trail
         parents = [self.store.qcow2(build) for build in chain]
         target = self.store.images / f".{name}-{bench.version}.qcow2.part"
         with self._served_tree(bench) as bench, self._repositories(planned) as repositories:
             self._write_inputs(bench, parents, repositories, port=free_port())
             commands = self._commands(bench, parents, target, repositories, port=0)
             (bench.logs / "commands").write_text("".join(f"{command.line}\n" for command in commands))
-            if parents:
-                qemu_img.create_overlay(bench.disk, parents[0])
-            else:
-                self._make_base(bench, connection)
-            versions: dict[str, str] = {}
-            for phase in bench.phases:
+            if trail.last is None:
+                self._make_first_disk(bench, parents, connection, trail)
+            elif not trail.last.is_sealed:
+                resuming.grow(trail)
+            for phase in start.phases(bench.phases):
                 with self.reporter.step(f"{name}: {phase.title}") as step:
-                    versions |= self._phase(bench, phase, parents, repositories, connection, note=step.note)
+                    versions = self._phase(bench, phase, parents, repositories, connection, trail=trail, note=step.note)
+                resuming.mark_phase(trail, phase, is_prepared=bench.is_import, versions=versions)
         inputs.need_unchanged(self.project, bench.image, planned.inputs)
         report = seal.read_report(bench.output)
         packages = bench.work / "packages"
         packages.write_text("".join(f"{package}\n" for package in report.packages), encoding="utf-8")
+        if (standing := self._same_as_before(planned, packages)) is not None:
+            return standing
         package_changes.write(
             package_changes.describe(
                 list(report.packages),
@@ -227,8 +241,10 @@ class Pipeline:
             bench.logs,
         )
         with self.reporter.step(f"{name}: compress and check"):
+            if parents and trail.below:
+                resuming.merge(trail, log=bench.logs / "compress.log", timeout_s=_COMPRESS_TIMEOUT_S)
             sealed = seal.compress(
-                bench.disk,
+                trail.top,
                 target,
                 parents=parents,
                 log=bench.logs / "compress.log",
@@ -246,6 +262,8 @@ class Pipeline:
             description=bench.image.description,
             key=planned.key,
             inputs=planned.inputs,
+            texts=planned.texts,
+            reason=planned.why,
             size_bytes=sealed.size_bytes,
             virtual_bytes=sealed.virtual_bytes,
             packages=len(report.packages),
@@ -261,16 +279,48 @@ class Pipeline:
             times=tuple(self.reporter.times[first:]),
             commands=tuple(command.line for command in commands),
             tools=preflight.versions(_PROGRAMS),
-            software=versions,
+            software=trail.record.software,
         )
         self.store.commit(build, disk=target, packages=packages, logs=bench.logs)
+        Artifacts(self.store).remember(build)
         return build
 
-    def _fetch(self, wanted: Sequence[str], *, rebuild: Sequence[str]) -> None:
+    def _same_as_before(self, planned: Planned, packages: Path) -> Build | None:
+        """The build that goes on standing because nothing new came of this one; remembered, so that it is not repeated.
+
+        packages: the new list, a file.
+        """
+        standing = planned.standing
+        if standing is None or hashlib.sha256(packages.read_bytes()).hexdigest() != standing.packages_sha256:
+            return None
+        checks.write(
+            self.store,
+            Check(
+                build=standing.id,
+                key=planned.key,
+                inputs=planned.inputs,
+                texts=planned.texts,
+                reason=planned.why,
+                at=(self.now or datetime.now(UTC)).isoformat(timespec="seconds"),
+            ),
+        )
+        self.reporter.note(f"{planned.image}: nothing new: the same recipe and packages; {standing.version} stands")
+        return standing
+
+    def _make_first_disk(self, bench: Bench, parents: Sequence[Path], connection: Connection, trail: Trail) -> None:
+        """An overlay, which is made as quickly again; or an installation, which is worth a checkpoint."""
+        if parents:
+            qemu_img.create_overlay(trail.top, parents[0])
+            return
+        self._make_base(bench, connection)
+        trail.mark(0)
+        resuming.grow(trail)
+
+    def _fetch(self, wanted: Sequence[str], *, rebuild: Sequence[str], refresh: Sequence[str]) -> None:
         """Before the lock of the store: what takes long here takes nothing from another golden of this project."""
         names = [name for name in order(self.project, wanted) if self._is_made_of_a_source(name)]
         bases.refresh(self.project, names, state=self.store.state, reporter=self.reporter)
-        for planned in self._decide(wanted, rebuild=rebuild):
+        for planned in self._decision(wanted, rebuild=rebuild, refresh=refresh).plan():
             if planned.build is None and planned.image in names:
                 bases.fetch(self.project, planned.image, state=self.store.state, reporter=self.reporter)
 
@@ -334,14 +384,17 @@ class Pipeline:
         repositories: Sequence[Repository],
         connection: Connection,
         *,
+        trail: Trail,
         note: Callable[[str], None],
     ) -> dict[str, str]:
         """Returns the versions that its steps found in the guest."""
         factor = self.host.accelerator.time_factor
+        bench = bench.on(trail.top)
         if phase.is_online:
             scratch_disk.make(bench.scratch)
+            below = [*trail.below, *parents]
             return provision.provision(
-                layer.machine(bench, parents=parents, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
+                layer.machine(bench, parents=below, is_kvm=self.host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
                 connection=connection,
                 key=self.project.ssh_key,
@@ -350,6 +403,7 @@ class Pipeline:
                 limits=bench.distribution.limits,
                 time_factor=factor,
                 note=note,
+                checkpoint=lambda number, domain, versions: resuming.switch(trail, number, domain, versions),
                 stage=self.reporter.part,
             )
         more = layer.more_disks(bench, phase)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from builder import run
@@ -20,6 +20,7 @@ from builder.tools.sparrowdo import bootstrap
 from builder.tools.sparrowdo import command as sparrowdo
 
 _PORT_TRIES = 5
+_SYNC_S = 300
 _CACHE_TIMEOUT_S = 30
 
 # Where a guest with QEMU's user network reaches the host's loopback. Source: QEMU, "Network emulation"; measured.
@@ -55,12 +56,15 @@ def provision(
     time_factor: float,
     note: Callable[[str], None],
     stage: Stage,
+    checkpoint: Callable[[int, Domain, Mapping[str, str]], None] = lambda _number, _domain, _versions: None,
 ) -> dict[str, str]:
     """Run `steps` on `machine`, and come back when it is off; only then is its disk whole.
 
     machine: its ssh_port is only a first try. steps: with their number in the recipe. project: the folder of
     golden.toml. time_factor: what time limits are multiplied by. stage: reports the block as a stage, if Sparrowdo is
-    among the steps. The machine is gone afterwards, whatever happened. Returns the versions that steps found.
+    among the steps. checkpoint: called after each step but the last, with its number and the versions found so far,
+    when all that it did is on the disk; the last one's is the machine switched off.
+    The machine is gone afterwards, whatever happened. Returns the versions that steps found.
     Raises ToolError, or VerifyError for a playbook or a Sparrowdo that did nothing.
     """
     stages = _Stages(stage if any(isinstance(step, Sparrowdo) for _, step in steps) else None)
@@ -85,6 +89,9 @@ def provision(
                 for number, step in steps:
                     with stages.at(3) if isinstance(step, Sparrowdo) else contextlib.nullcontext():
                         guest.do(number, step)
+                    if number != steps[-1][0]:
+                        guest.write_out()
+                        checkpoint(number, domain, guest.versions)
                 with stages.at(4):
                     guest.power_off()
             return guest.versions
@@ -275,6 +282,10 @@ class _Guest:
         )
         self.wait(but_not_boot=before, timeout_s=limit_s)
         self.put_cache_aside()
+
+    def write_out(self) -> None:
+        """What the guest holds in memory of its file systems goes to its disk."""
+        run.query(ssh.command(self._target, "sync"), why="have the guest write out its disk", timeout_s=_SYNC_S)
 
     def _log(self, number: int, step: Step) -> Path:
         return self._logs / f"{name_of(number, step)}.log"

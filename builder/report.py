@@ -68,7 +68,7 @@ def suites(night: Night, verdicts: Mapping[str, Verdict]) -> dict[str, list[Chec
         if failed and not any(check.result == "failed" for check in found[turn.image]):
             found[turn.image].append(Check(name=failed.step, result="failed", message=failed.error))
     if (published := night.publication) is not None:
-        wrong = published.attempts[-1].error if published.attempts and not published.is_done else ""
+        wrong = published.attempts[-1].error if published.exit_code and published.attempts else ""
         found["publication"] = [Check(name="publish", result="failed" if wrong else "passed", message=wrong)]
     return found
 

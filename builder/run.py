@@ -34,7 +34,10 @@ _PACKAGES = {
     "guestfish": ("guestfish", "libguestfs"),
     "mke2fs": ("e2fsprogs", "e2fsprogs"),
     "qemu-img": ("qemu-utils", "qemu-img"),
+    "gpgconf": ("gpgconf", "gnupg2"),
     "rpmbuild": ("rpm", "rpm-build"),
+    "rpmkeys": ("rpm", "rpm"),
+    "rpmsign": ("rpm", "rpm-sign"),
     "ssh": ("openssh-client", "openssh-clients"),
     "ssh-keygen": ("openssh-client", "openssh-clients"),
     "scp": ("openssh-client", "openssh-clients"),
@@ -137,6 +140,19 @@ def become(argv: Argv, *, why: str) -> NoReturn:
     """
     words = _resolved(argv, why=why)
     os.execv(words[0], [str(argv[0]), *words[1:]])
+
+
+def attached(argv: Argv, *, why: str) -> int:
+    """Run a program at golden's own terminal to its end, and return its exit status; for what a person does there.
+
+    128 and the signal's number if one ended it, as shells have it. Raises HostError if the program is missing.
+    """
+    words = _resolved(argv, why=why)
+    try:
+        status = subprocess.run(words, check=False).returncode
+    except OSError as error:
+        raise HostError(f"could not {why}: '{words[0]}' did not start: {error.strerror}") from error
+    return status if status >= 0 else 128 - status
 
 
 def has_program(name: str) -> bool:

@@ -61,14 +61,18 @@ class Bed:
 
 
 def run_one(bed: Bed, job: Job, *, log: Path, reporter: Reporter, follow: Callable[[], None] | None) -> Outcome:
-    """Raises GoldenError if the sparrowfile did not come to say yes or no."""
+    """One sparrowfile on a clone of its own. follow: shows what is new in the log; it is then the progress.
+
+    Raises GoldenError if the sparrowfile did not come to say yes or no.
+    """
     begin = time.monotonic()
     with (
         libvirt.connect() as connection,
         _clone(bed, connection, reporter=reporter) as lease,
-        reporter.step(f"run {job.title}") as step,
+        contextlib.nullcontext() if follow else reporter.step(f"run {job.title}") as step,
     ):
-        ended = _carry_out(bed, job, lease, connection, log=log, follow=follow, note=step.note)
+        note = step.note if step else reporter.note
+        ended = _carry_out(bed, job, lease, connection, log=log, follow=follow, note=note)
     failure = ended.failure
     return Outcome(
         sparrowfile=job.title,
@@ -119,8 +123,9 @@ def _carry_out(
     looked = [time.monotonic()]
 
     def watch() -> None:
-        note("it runs")
-        if follow is not None:
+        if follow is None:
+            note("it runs")
+        else:
             follow()
         if time.monotonic() - looked[0] >= _LOOK_S:
             looked[0] = time.monotonic()

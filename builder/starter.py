@@ -1,19 +1,21 @@
-"""`golden init`: a folder to start from: a commented golden.toml, a key pair of its own, and both kept out of git."""
+"""`golden init`: a folder to start from: a commented golden.toml, and keys of its own, which are kept out of git."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from builder.catalogue import bootstrapped, catalogue
+from builder.config_publication import KEY_FILE
 from builder.errors import ConfigError, HostError, did_you_mean
 from builder.model import Frozen
 from builder.private import FILE as PRIVATE_FILE
 from builder.private import FOLDER as PRIVATE_FOLDER
 from builder.store import write_atomically
 from builder.templates import render
-from builder.tools import ssh
+from builder.tools import openpgp, ssh
 
 _KEY = Path("keys/id_ed25519")
+_SIGNING_KEY = Path(KEY_FILE)
 # Each line that git has to know, so that neither the key nor embargoed work is ever committed.
 _IGNORED = ("/keys/", f"/{PRIVATE_FILE}", f"/{PRIVATE_FOLDER}/")
 
@@ -25,6 +27,7 @@ class Started(Frozen):
     file: Path
     key: Path
     public_key: Path
+    signing_key: Path
     gitignore: Path
     distribution: str
 
@@ -47,7 +50,8 @@ def start(folder: Path, *, distribution: str) -> Started:
         )
     folder = folder.absolute()
     file, key, gitignore = folder / "golden.toml", folder / _KEY, folder / ".gitignore"
-    for path in (file, key, key.with_name(f"{key.name}.pub")):
+    signing_key = folder / _SIGNING_KEY
+    for path in (file, key, key.with_name(f"{key.name}.pub"), signing_key, openpgp.public_file(signing_key)):
         if path.exists() or path.is_symlink():
             raise ConfigError(f"{path} is there already; nothing was written", try_next="golden init ANOTHER-FOLDER")
     try:
@@ -62,6 +66,7 @@ def start(folder: Path, *, distribution: str) -> Started:
         )
         key.parent.mkdir(mode=0o700, exist_ok=True)
         ssh.make_key(key, comment=f"golden {folder.name}")
+        openpgp.make_key(signing_key, name=openpgp.owner(folder.name))
         write_atomically(file, text)
     except OSError as error:
         raise HostError(f"could not write to {folder}: {error.strerror}") from error
@@ -70,6 +75,7 @@ def start(folder: Path, *, distribution: str) -> Started:
         file=file,
         key=key,
         public_key=key.with_name(f"{key.name}.pub"),
+        signing_key=signing_key,
         gitignore=gitignore,
         distribution=distribution,
     )

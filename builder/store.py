@@ -5,6 +5,7 @@
                          sandbox-base-20261121.1.json       the facts; renamed into place last: it makes the build
     STATE/PROJECT/logs/sandbox-base-20261121.1/             logs of that build
     STATE/PROJECT/work/sandbox-base-20261121.1/             a build under way, or what a failed one left
+    STATE/PROJECT/verified/sandbox-base-20261121.1.json     how the tests of that build ended
     STATE/PROJECT/rpms/, channels/                          packages, and what is published
     STATE/cache/, STATE/clones/, STATE/host/                shared by all projects of this machine
 
@@ -21,6 +22,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +49,7 @@ def sha256(path: Path) -> str:
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Write aside, fsync, rename: a reader sees the old text or the new one, whatever happens in between."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with part.open("w", encoding="utf-8") as stream:
             stream.write(text)
@@ -119,6 +121,7 @@ class Store:
         self.work = self.root / "work"
         self.rpms = self.root / "rpms"
         self.channels = self.root / "channels"
+        self.verified = self.root / "verified"
 
     # --- reading
 
@@ -155,6 +158,10 @@ class Store:
 
     def facts(self, build: Build) -> Path:
         return self.images / f"{build.stem}.json"
+
+    def verification(self, build: Build | ImageId) -> Path:
+        """The record of a build's tests: JSON with at least image, version, sha256, passed and at (UTC, ISO 8601)."""
+        return self.verified / f"{build.stem}.json"
 
     def chain(self, build: Build) -> list[Build]:
         """The build, its parent's build, … down to the base. Raises VerifyError if one is gone."""

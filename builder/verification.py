@@ -210,6 +210,7 @@ def clone(bench: Bench, build: Build, *, kept: Path) -> Iterator[Guest]:
         cpus=build.cpus,
         accelerator=bench.accelerator.kind_for(build.arch),
         key=bench.project.ssh_key,
+        owner=clones.this_process(),
     )
     lease, _ = clones.create(
         order, state=state, connection=bench.connection, reporter=bench.reporter, is_full=False, boot_timeout_s=None

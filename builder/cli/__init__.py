@@ -18,6 +18,7 @@ from builder.cli.bisect import bisect
 from builder.cli.build import build, plan
 from builder.cli.cache import cache
 from builder.cli.clone import clone
+from builder.cli.collect import collect
 from builder.cli.distributions import distributions
 from builder.cli.doctor import doctor
 from builder.cli.export import export
@@ -27,7 +28,9 @@ from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.nightly import nightly
 from builder.cli.package import package
-from builder.cli.publish import publish, repo
+from builder.cli.publish import promote, publish, repo, rollback
+from builder.cli.reproduce import reproduce
+from builder.cli.resume import resume, shell
 from builder.cli.revive import revive
 from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
@@ -35,6 +38,7 @@ from builder.cli.sparrowdo import sparrowdo, validate
 from builder.cli.status import status
 from builder.cli.test import test
 from builder.cli.verify import verify_images
+from builder.cli.why import why
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
 from builder.progress import Reporter, Style
 from builder.store import default_state
@@ -151,11 +155,18 @@ def _signals_as_exceptions() -> Iterator[None]:
 for command in (
     build,
     plan,
+    why,
+    resume,
+    shell,
     list_images,
     show,
     diff,
     package,
     publish,
+    promote,
+    rollback,
+    collect,
+    reproduce,
     repo,
     clone,
     cache,

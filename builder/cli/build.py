@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,32 @@ def find(session: Session, text: str) -> Build:
 
 images_argument = click.argument("images", nargs=-1, metavar="[IMAGE]...", shell_complete=complete_image)
 rebuild_option = click.option("--rebuild", is_flag=True, help="Build the named images anew even if nothing changed.")
+refresh_option = click.option(
+    "--refresh",
+    is_flag=True,
+    help="Build the named images anew on their newest parents; where nothing new comes of it, the old build stands.",
+)
+
+
+def _parse_time(_context: click.Context, _parameter: click.Parameter, text: str | None) -> datetime | None:
+    """With its zone, UTC if it names none."""
+    try:
+        found = datetime.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a time; one looks like 2026-11-21T02:00") from error
+    return found.replace(tzinfo=UTC) if found and found.tzinfo is None else found
+
+
+now_option = click.option(
+    "--now", callback=_parse_time, metavar="TIME", help="Decide as if it were this time (UTC), 2026-11-21T02:00."
+)
 
 
 @click.command(
     epilog=examples(
         "golden build sandbox-bootstrapped",
         "golden build                          # every image of golden.toml",
+        "golden build --refresh sandbox-upgrade  # look for new packages now, whatever `refresh` says",
         "golden build --verify                 # and test a clone of each; exit code 5 names what broke",
         "golden build --dry-run sandbox-base   # print the commands, ready to paste; start nothing",
         "golden build rocky9-bootstrapped --with ~/rpmbuild/RPMS/x86_64 --with http://ci.example/42/ --name pr-42",
@@ -67,6 +88,7 @@ rebuild_option = click.option("--rebuild", is_flag=True, help="Build the named i
 )
 @images_argument
 @rebuild_option
+@refresh_option
 @click.option(
     "--with",
     "places",
@@ -85,6 +107,7 @@ def build(
     session: Session,
     images: tuple[str, ...],
     rebuild: bool,
+    refresh: bool,
     places: tuple[str, ...],
     name: str | None,
     installed: Path,
@@ -120,15 +143,15 @@ def build(
         raise ConfigError("--name is the name of what --with builds")
     project = session.project
     wanted = chosen(project, images)
-    forced = wanted if rebuild else []
+    forced, refreshed = wanted if rebuild else [], wanted if refresh else []
     decide(project, session.store, wanted)  # bad input is refused before this machine is looked at
     host = Host(uri=libvirt.default_uri(), accelerator=session.accelerator())
     pipeline = Pipeline(project, session.store, host=host, reporter=session.reporter)
     if dry_run:
-        _print_commands(pipeline, wanted, forced, as_json=as_json)
+        _print_commands(pipeline, wanted, forced, refreshed, as_json=as_json)
         return
     with libvirt.connect(host.uri) as connection:
-        builds = pipeline.build(wanted, rebuild=forced, connection=connection, is_step=beside_others)
+        builds = pipeline.build(wanted, rebuild=forced, refresh=refreshed, connection=connection, is_step=beside_others)
     if verify:
         need_passed(session, verify_builds(session, builds, again=False))
     if as_json:
@@ -138,20 +161,39 @@ def build(
         print_table(["IMAGE", "VERSION", "SIZE", "PACKAGES", "BUILT IN"], rows, empty="nothing to build")
 
 
-@click.command(epilog=examples("golden plan", "golden plan sandbox-bootstrapped --json"))
+@click.command(
+    epilog=examples(
+        "golden plan",
+        "golden plan sandbox-bootstrapped --json",
+        "golden plan --now 2026-12-01T02:00    # what will have its time by then",
+    )
+)
 @images_argument
 @rebuild_option
+@refresh_option
+@now_option
 @json_option
 @pass_session
-def plan(session: Session, images: tuple[str, ...], rebuild: bool, as_json: bool) -> None:
+def plan(
+    session: Session, images: tuple[str, ...], rebuild: bool, refresh: bool, now: datetime | None, as_json: bool
+) -> None:
     """Show what `golden build` would do, and why. Starts no machine.
 
+    reuse: the newest build stands. build: there is none. rebuild: something changed. refresh: its time came.
     A package repository of the network that does not answer is taken as it was when it last did, and its date is
     said; one that never did is named in the reason.
     """
     wanted = chosen(session.project, images)
-    forced = wanted if rebuild else []
-    planned = decide(session.project, session.store, wanted, rebuild=forced, offline=session.reporter.note)
+    planned = decide(
+        session.project,
+        session.store,
+        wanted,
+        rebuild=wanted if rebuild else [],
+        refresh=wanted if refresh else [],
+        now=now,
+        offline=session.reporter.note,
+        note=session.reporter.note,
+    )
     if as_json:
         print_json([_planned_summary(step) for step in planned])
     else:
@@ -182,7 +224,7 @@ def _build_leaf(
         wanted = [derived.image.name]
         forced = wanted if rebuild else []
         if dry_run:
-            _print_commands(pipeline, wanted, forced, as_json=as_json)
+            _print_commands(pipeline, wanted, forced, [], as_json=as_json)
             return
         with libvirt.connect(host.uri) as connection:
             made = pipeline.build(wanted, rebuild=forced, connection=connection)[-1]
@@ -200,13 +242,15 @@ def build_summary(session: Session, build: Build) -> dict[str, Any]:
 
 
 def _planned_summary(step: Planned) -> dict[str, Any]:
-    fields = step.model_dump(mode="json", exclude={"build"})
+    fields = step.model_dump(mode="json", exclude={"build", "standing", "texts", "recipe"})
     return {**fields, "build": step.build.version if step.build else None}
 
 
-def _print_commands(pipeline: Pipeline, wanted: list[str], forced: list[str], *, as_json: bool) -> None:
+def _print_commands(
+    pipeline: Pipeline, wanted: list[str], forced: list[str], refreshed: list[str], *, as_json: bool
+) -> None:
     preflight.require(["virt-install"], "print the commands")
-    found = pipeline.dry_run(wanted, rebuild=forced)
+    found = pipeline.dry_run(wanted, rebuild=forced, refresh=refreshed)
     if as_json:
         print_json({name: [command.model_dump() for command in commands] for name, commands in found.items()})
         return

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from builder import clones
-from builder.cli.clone_create import create, facts, warm_
+from builder.cli.clone_create import create, facts_of, warm_
 from builder.cli.clone_options import (
     capacity,
     capacity_options,
@@ -36,7 +36,7 @@ def list_(session: Session, as_json: bool) -> None:
     found = list(clones.leases(session.state))
     states = _states(found)
     if as_json:
-        print_json([facts(lease) | {"state": states[lease.name]} for lease in found])
+        print_json([facts_of(lease) | {"state": states[lease.name]} for lease in found])
         return
     print_table(
         ["NAME", "STATE", "IMAGE", "VERSION", "SSH PORT", "OWNER", "MADE"],
@@ -92,7 +92,7 @@ def start(
                 with session.reporter.step(f"boot {lease.name}") as step:
                     clones.wait(lease, state=session.state, connection=at[lease.uri], timeout_s=boot_s, note=step.note)
     if as_json:
-        print_json([facts(lease) | {"state": "running"} for lease in on])
+        print_json([facts_of(lease) | {"state": "running"} for lease in on])
         return
     for lease in on:
         click.echo(f"{lease.name}: running")

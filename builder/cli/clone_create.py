@@ -191,7 +191,7 @@ def _print_made(
 ) -> None:
     if as_json:
         facts = [
-            facts(lease) | {"origin": source.origin, "boot_s": boot_s and round(boot_s, 2), "state": state}
+            facts_of(lease) | {"origin": source.origin, "boot_s": boot_s and round(boot_s, 2), "state": state}
             for lease, boot_s in zip(made, seconds, strict=True)
         ]
         # One clone is an object, as ever; several are a list.
@@ -302,7 +302,7 @@ def _store(session: Session) -> Store | None:
     return session.store if session.has_project else None
 
 
-def facts(lease: clones.Lease) -> dict[str, object]:
+def facts_of(lease: clones.Lease) -> dict[str, object]:
     """A clone for programs. ssh: a command that can be pasted, where the address is known without asking the guest."""
     facts: dict[str, object] = lease.model_dump(mode="json", exclude={"format", "image", "pins"})
     can_tell = lease.key and lease.is_in_user_mode

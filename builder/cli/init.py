@@ -28,9 +28,9 @@ def _complete(_context: click.Context, _parameter: click.Parameter, begun: str) 
 @json_option
 @pass_session
 def init(_session: Session, folder: Path, distribution: str, as_json: bool) -> None:
-    """Write a commented golden.toml into DIR, and make an SSH key pair for it alone.
+    """Write a commented golden.toml into DIR, and make an SSH key and an OpenPGP key for it alone.
 
-    The private key is readable by you only, and a .gitignore keeps it, and private work, out of git. Nothing
+    The private keys are readable by you only, and a .gitignore keeps them, and private work, out of git. Nothing
     that is there is overwritten.
     """
     started = starter.start(folder, distribution=distribution)
@@ -39,4 +39,7 @@ def init(_session: Session, folder: Path, distribution: str, as_json: bool) -> N
         return
     click.echo(f"{started.file}: edit it; it says where to get a DVD of {distribution} from")
     click.echo(f"{started.key}: the way into every image; keep it to yourself")
+    click.echo(
+        f"{started.signing_key}: signs the packages and channels; keep it to yourself, too, and a copy of it safe"
+    )
     click.echo(f"try: golden --file {started.file} plan")

@@ -64,6 +64,7 @@ def show(session: Session, image: str, as_json: bool) -> None:
         *(["private key", f"{path} in the guest"] for path in build.private_keys),
         ["chain", " <- ".join(link.stem for link in session.store.chain(build))],
         ["packages", f"{build.packages}, listed in {session.store.package_list(build)}"],
+        *(["software", f"{name} {version}"] for name, version in build.software.items()),
         ["key", build.key],
         *([f"  {name}", value] for name, value in build.inputs.items()),
         ["built", f"{build.started} to {build.finished} with {build.accelerator.upper()}"],

@@ -34,7 +34,13 @@ def _parse_pause(_context: click.Context, _parameter: click.Parameter, text: str
     )
 )
 @images_argument
-@click.option("--channel", default="nightly", show_default=True, callback=channel_name, help="Where it publishes.")
+@click.option(
+    "--channel",
+    default="nightly",
+    show_default=True,
+    callback=channel_name,
+    help="Where it promotes to, by way of candidate.",
+)
 @click.option("--no-publish", is_flag=True, help="Build and verify only.")
 @click.option(
     "--jobs",
@@ -64,7 +70,7 @@ def nightly(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Plan, build, verify, package and publish everything that is due, and report.
+    """Plan, build, verify, package, publish and promote everything that is due, collect, and report.
 
     An image that fails holds back what stands on it and nothing else; what is not good is not published, and clients
     keep what they have. What failed by a mirror, the network or a lock is tried again. If nothing changed, no machine

@@ -14,11 +14,13 @@ from builder.errors import ConfigError
 from builder.model import Build
 from builder.package import package as package_builds
 from builder.package import plan
+from builder.tools.openpgp import Signer
 from builder.units import format_bytes
 
 
 class Terms(TypedDict):
     prefix: str
+    signer: Signer | None
     allow_private: bool
     keys: private_keys.Wanted
     flat_links: Collection[str]
@@ -40,11 +42,12 @@ def newest_builds(session: Session, images: Sequence[str]) -> list[Build]:
     return builds
 
 
-def terms_of(session: Session, *, allow_private: bool) -> Terms:
+def terms_of(session: Session, *, signer: Signer | None, allow_private: bool) -> Terms:
     """How the project wants its images packaged: the same for `package` and for `publish`."""
     project = session.project
     return {
         "prefix": project.prefix,
+        "signer": signer,
         "allow_private": allow_private,
         "keys": private_keys.wanted(project),
         "flat_links": project.flat_links,
@@ -67,19 +70,25 @@ def package(session: Session, images: tuple[str, ...], dry_run: bool, allow_priv
     """Make the RPMs of images and whatever they stand on, as far as they are not there already.
 
     Two per image: one owns the files of this build and requires its parent's, exactly; the other, under the image's
-    plain name, is what people install. Before that, every image file is compared with the digest its build had.
-    An image whose guest holds a private key is refused, unless golden.toml names that key in keeps_private_keys.
+    plain name, is what people install. Before that, every image file is compared with the digest its build had. An
+    image whose guest holds a private key is refused, unless golden.toml names that key in keeps_private_keys. The RPMs
+    are signed with the project's key; in them and beside them is what the image holds (CycloneDX), who made it of what
+    (in-toto, signed), and how it was tested.
     """
     builds = newest_builds(session, images)
-    terms = terms_of(session, allow_private=allow_private)
+    with session.signing() as signer:
+        terms = terms_of(session, signer=signer, allow_private=allow_private)
+        if not dry_run:
+            packaged = package_builds(session.store, builds, reporter=session.reporter, **terms)
+        else:
+            decided = plan(session.store, builds, **terms)
     if dry_run:
-        jobs = [job for job in plan(session.store, builds, **terms) if not job.is_done]
+        jobs = [job for job in decided if not job.is_done]
         if as_json:
             print_json([{"build": job.build.stem, "commands": job.commands()} for job in jobs])
         for job in [] if as_json else jobs:
             click.echo(f"# {job.build.stem}\n{job.commands()}")
         return
-    packaged = package_builds(session.store, builds, reporter=session.reporter, **terms)
     if as_json:
         print_json([found.model_dump(mode="json") for found in packaged])
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ from builder.model import Project
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
+from builder.tools import openpgp
+from builder.tools.openpgp import Signer
 
 
 @dataclass
@@ -40,6 +43,10 @@ class Session:
     @property
     def has_project(self) -> bool:
         return self.file.exists()
+
+    def signing(self) -> AbstractContextManager[Signer | None]:
+        """The project's key for the time of the block; None if golden.toml says `unsigned = true`."""
+        return openpgp.opened(self.project.publication.signing)
 
     def accelerator(self) -> Accelerator:
         """How guests run on this machine; says so once if that is slow."""

@@ -1,9 +1,9 @@
 """Runs in a guest, waits in its memory while that is saved, and renews what makes the guest itself once it goes on.
 
 golden sends this file's text into the guest; it imports nothing of golden's and runs with Python 3.6 or later. It waits
-at the second serial port for a line of JSON: {"now", "entropy", "machine_id", "hostname", "macs", "authorized_key"}; to
-any other line it answers that it waits.
-The order matters: random numbers first, keys made of them after.
+at the second serial port for a line of JSON: {"now", "entropy", "machine_id", "hostname", "macs", "host_keys",
+"authorized_key"}; to any other line it answers that it waits. The host keys are made by the host: which is faster
+than a guest without an accelerator, and the guest's random numbers are still those that all clones were saved with.
 """
 
 import array
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -33,6 +34,8 @@ RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
 SIOCGIFHWADDR, SIOCSIFHWADDR = 0x8927, 0x8924
 
 SSH = Path("/etc/ssh")
+
+BREATH_S = 2
 
 
 def stir(entropy: bytes) -> None:
@@ -77,22 +80,33 @@ def change_cards(macs: Any) -> None:
                 fcntl.ioctl(handle, SIOCSIFHWADDR, bytes(request))
 
 
-def make_host_keys() -> bool:
-    """Of the kinds that are there; whether RSA is left to do, which takes seconds without an accelerator."""
+def find_sshd() -> int:
+    """The process that listens; 0 if there is none. Looked for while there is time, before the memory is saved."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            lines = status.read_text().splitlines()
+            if lines[0] == "Name:\tsshd" and "PPid:\t1" in lines:
+                return int(status.parent.name)
+    return 0
+
+
+def replace_host_keys(keys: Any) -> bool:
+    """keys: kind -> private and public half, made by the host. Whether RSA is left to do, which takes long here."""
     kinds = [path.name[len("ssh_host_") : -len("_key")] for path in SSH.glob("ssh_host_*_key")]
     for kind in kinds:
-        for old in SSH.glob(f"ssh_host_{kind}_key*"):
+        path = SSH / f"ssh_host_{kind}_key"
+        for old in SSH.glob(f"{path.name}*"):
             old.unlink()
-        if kind != "rsa":
-            make_host_key(kind)
+        if kind in keys:
+            path.touch(mode=0o600)
+            path.write_text(keys[kind][0])
+            path.with_name(f"{path.name}.pub").write_text(keys[kind][1])
+            give_to_group(path)
     return "rsa" in kinds
 
 
-def make_host_key(kind: str) -> None:
+def give_to_group(path: Path) -> None:
     """EL's sshd reads keys of the group ssh_keys."""
-    path = SSH / f"ssh_host_{kind}_key"
-    if call("ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(path)) != 0:
-        raise OSError(f"ssh-keygen made no {kind} key")
     with contextlib.suppress(LookupError, OSError):
         shutil.chown(str(path), group="ssh_keys")
         path.chmod(0o640)
@@ -105,14 +119,7 @@ def let_in(line: str) -> None:
         file.write(line + "\n")
 
 
-def reload_sshd() -> None:
-    for unit in ("sshd", "ssh"):
-        if call("systemctl", "--quiet", "is-active", unit) == 0:
-            call("systemctl", "reload", unit)
-            return
-
-
-def restart_others(has_rsa: bool) -> None:
+def restart_others(has_rsa: bool, sshd: int) -> None:
     """What has the old machine-id in mind: the journal, and DHCP's identifiers, which are made of it."""
     for folder, pattern in (("NetworkManager", "*.lease"), ("NetworkManager", "secret_key"), ("dhclient", "*")):
         for path in Path("/var/lib", folder).glob(pattern):
@@ -120,19 +127,27 @@ def restart_others(has_rsa: bool) -> None:
     units = [unit for unit in ("systemd-networkd", "NetworkManager") if call("systemctl", "-q", "is-active", unit) == 0]
     call("systemctl", "--no-block", "restart", "systemd-journald", *units)
     if has_rsa:
-        make_host_key("rsa")
-        reload_sshd()
+        path = SSH / "ssh_host_rsa_key"
+        call("ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(path))
+        give_to_group(path)
+        hang_up(sshd)
 
 
-def renew(order: Any) -> bool:
+def hang_up(sshd: int) -> None:
+    """sshd begins anew with the keys that are there now, as the same process. Source: sshd(8), SIGHUP."""
+    if sshd:
+        os.kill(sshd, signal.SIGHUP)
+
+
+def renew(order: Any, sshd: int) -> bool:
     time.clock_settime(time.CLOCK_REALTIME, order["now"])
     stir(base64.b64decode(order["entropy"]))
-    name(order["machine_id"], order["hostname"])
-    change_cards(order["macs"])
-    has_rsa = make_host_keys()
     if order.get("authorized_key"):
         let_in(order["authorized_key"])
-    reload_sshd()
+    has_rsa = replace_host_keys(order["host_keys"])
+    hang_up(sshd)
+    name(order["machine_id"], order["hostname"])
+    change_cards(order["macs"])
     return has_rsa
 
 
@@ -155,6 +170,7 @@ def make_raw(port: Any) -> None:
 
 
 def main() -> int:
+    sshd = find_sshd()
     with PORT.open("r+b", buffering=0) as port:
         make_raw(port)
         line = b""
@@ -162,12 +178,14 @@ def main() -> int:
             port.write(READY)
             line = read_line(port)
         try:
-            has_rsa = renew(json.loads(line.decode()))
+            has_rsa = renew(json.loads(line.decode()), sshd)
         except Exception as error:
             port.write(FAILED + repr(error).encode() + b"\n")
             return 1
         port.write(DONE)
-    restart_others(has_rsa)
+    # Whoever waits for the guest to answer comes first: without an accelerator this takes a second of its processor.
+    time.sleep(BREATH_S)
+    restart_others(has_rsa, sshd)
     return 0
 
 

@@ -17,6 +17,7 @@ import platform
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from builder.clones import agent
 from builder.clones.leases import Lease, Pin
 from builder.errors import ToolError
 from builder.model import Frozen
-from builder.tools import saved_memory
+from builder.tools import saved_memory, ssh
 from builder.tools.domain import MACHINES, Machine, Nic
 from builder.tools.libvirt import Connection
 
@@ -183,6 +184,7 @@ def renew(lease: Lease, saved: Saved, machine: Machine, *, timeout_s: float = RE
         "machine_id": uuid.uuid4().hex,
         "hostname": lease.name,
         "macs": {saved.mac: machine.mac},
+        "host_keys": host_keys(),
         "authorized_key": lease.authorized_key,
     }
     with _port(machine.renewal) as port:
@@ -194,6 +196,17 @@ def renew(lease: Lease, saved: Saved, machine: Machine, *, timeout_s: float = RE
             f"'{lease.name}' was started from memory, but did not become a machine of its own",
             details=[("agent", answer.decode(errors="replace").strip() or f"no answer within {timeout_s:.0f} s")],
         )
+
+
+def host_keys() -> dict[str, tuple[str, str]]:
+    """New host keys of the kinds that are made in no time; the guest takes those that it has a use for."""
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="golden-host-keys-") as folder:
+        for kind in ("ed25519", "ecdsa"):
+            key = Path(folder) / kind
+            ssh.make_key(key, comment="", kind=kind)
+            found[kind] = (key.read_text(encoding="utf-8"), key.with_name(f"{kind}.pub").read_text(encoding="utf-8"))
+    return found
 
 
 def is_waiting(path: Path, *, timeout_s: float) -> bool:

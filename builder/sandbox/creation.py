@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder import run
+from builder.config_publication import KEY_FILE
 from builder.errors import GoldenError, HostError
 from builder.progress import Reporter
 from builder.sandbox import debian, definition, dvd, host, initrd, installer, repack, stamp
@@ -20,6 +21,7 @@ from builder.sandbox import stage as staging
 from builder.sandbox.assign import Content, Contents, assign
 from builder.sandbox.definition import DATA
 from builder.templates import render
+from builder.tools import openpgp
 from builder.units import GIB, format_bytes
 
 DEFAULT_CACHE = Path("/var/cache/golden/sandbox")
@@ -56,6 +58,7 @@ def create(folder: Path, *, cache: Path = DEFAULT_CACHE, force: bool = False, re
     folder = folder.absolute()
     quick = stamp.quick()
     if not force and (found := stamp.matches(folder, quick=quick)):
+        make_signing_key(folder)
         return _result(folder, found, is_new=False, begin=begin)
     with _workshop(folder) as work, _plain_path(work) as plain:
         with reporter.step("resolve packages"):
@@ -65,6 +68,7 @@ def create(folder: Path, *, cache: Path = DEFAULT_CACHE, force: bool = False, re
             full = stamp.full(files)
         if not force and (found := stamp.matches(folder, full=full)):
             stamp.write(folder, replace(found, quick=quick))
+            make_signing_key(folder)
             return _result(folder, found, is_new=False, begin=begin)
         contents = assign(recipe, debian.describe(files))
         _make(contents, recipe, work=plain, cache=cache, reporter=reporter)
@@ -270,6 +274,13 @@ def _place(folder: Path, *, work: Path) -> None:
         (folder / "golden.toml").write_text(render(DATA, "golden.toml.j2"))
     (folder / ".gitignore").write_text("keys/\nlogs/\nsandbox.iso\nupdates/\n")
     make_key(folder / "keys/id_ed25519", log=folder / "logs/ssh-keygen.log")
+    make_signing_key(folder)
+
+
+def make_signing_key(folder: Path) -> None:
+    """The project's OpenPGP key, if there is none yet: in a folder of an earlier golden there is none."""
+    if not (folder / KEY_FILE).exists():
+        openpgp.make_key(folder / KEY_FILE, name=openpgp.owner("sandbox"))
 
 
 def make_key(key: Path, *, log: Path) -> None:

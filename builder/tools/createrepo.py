@@ -38,6 +38,11 @@ class Package:
     def file_name(self) -> str:
         return self.href.rpartition("/")[2]
 
+    @property
+    def built_s(self) -> float:
+        """Seconds since the epoch."""
+        return float(self.metadata.time_build)
+
 
 def read(repository: Path) -> list[Package]:
     """The packages of a repository, from its metadata alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,19 @@ from builder.errors import ConfigError, Problem
 # Sections whose lines are a script's own: a line of theirs that begins with %include is not the kickstart's.
 # Source: pykickstart's sections.py, `allLines`.
 _SCRIPTS = ("%pre", "%pre-install", "%post", "%onerror", "%traceback")
+
+
+# A line that may hold one: `rootpw`, `user --password=`, `part --passphrase=`, keys of subscriptions, and addresses
+# with a user's name and password in them.
+_SECRET = re.compile(r"rootpw|sshpw|pass(word|wd|phrase)|secret|token|activation-?key|://[^/\s]*@", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """The kickstart for people: of each line that may hold a secret only its first word is kept."""
+    return "".join(
+        f"{line.split()[0]} (not kept)\n" if _SECRET.search(line) and not line.lstrip().startswith("#") else f"{line}\n"
+        for line in text.splitlines()
+    )
 
 
 def validate(text: str, *, version: str, name: str) -> None:

@@ -68,6 +68,22 @@ class Domain:
         with _asking(f"start the machine '{self.name}'"):
             self._handle.create()
 
+    def switch_to(self, file: Path, *, target: str = "vda") -> None:
+        """From now on the machine writes to `file`, a new overlay of what it wrote to before; that stays as it is.
+
+        What the guest has not written out is in neither. target: of the disk, as its definition names it.
+        Source: formatsnapshot, external disk snapshots. The guest runs on; it takes about a tenth of a second.
+        """
+        snapshot = ET.Element("domainsnapshot")
+        disk = ET.SubElement(ET.SubElement(snapshot, "disks"), "disk", name=target, snapshot="external", type="file")
+        ET.SubElement(disk, "driver", type="qcow2")
+        ET.SubElement(disk, "source", file=str(file))
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        with _asking(f"set a checkpoint of '{self.name}'"):
+            self._handle.snapshotCreateXML(ET.tostring(snapshot, encoding="unicode"), flags)
+        # libvirt makes it 0600 and gives it back to root in the end; as a backing file it is read by QEMU's user.
+        file.chmod(0o644)
+
     def save(self, file: Path) -> None:
         """Write the machine's memory to `file` and end it; its disks stay as they are at that moment.
 

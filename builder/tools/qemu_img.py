@@ -244,6 +244,19 @@ def convert_compressed(source: Path, target: Path, *, backing: str | None, log: 
         raise _unfit(target, f"its backing file was to be named {backing}")
 
 
+def commit_argv(top: Path, base: Path) -> run.Argv:
+    return ["qemu-img", "commit", "-q", "-f", "qcow2", "-b", base.absolute(), top]
+
+
+def merge(top: Path, base: Path, *, log: Path, timeout_s: float) -> None:
+    """Write what lies in `top` and in the overlays between into `base`, which then shows the same disk.
+
+    To be done before `convert_compressed`: of an overlay it takes what lies in that one file, and none of those between
+    it and the backing file that the target is to have (QEMU 7.2, convert_iteration_sectors). Raises ToolError.
+    """
+    run.run(commit_argv(top, base), why=f"merge '{top.name}' into '{base.name}'", timeout_s=timeout_s, log=log)
+
+
 def convert_argv(source: Path, target: Path, *, format: str, options: Sequence[str], is_compressed: bool) -> run.Argv:
     words: list[str | Path] = ["qemu-img", "convert", "-p", "-f", "qcow2", "-O", format]
     if is_compressed:

@@ -152,8 +152,8 @@ def wait_until_answers(
         time.sleep(_POLL_S)
 
 
-def make_key(path: Path, *, comment: str) -> None:
-    """A new ed25519 key pair without a passphrase: `path` (0600) and `path`.pub. The private key appears last."""
+def make_key(path: Path, *, comment: str, kind: str = "ed25519") -> None:
+    """A new key pair without a passphrase: `path` (0600) and `path`.pub. The private key appears last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     public, part_public = (file.with_name(f"{file.name}.pub") for file in (path, part))
@@ -161,7 +161,7 @@ def make_key(path: Path, *, comment: str) -> None:
         # ssh-keygen asks before it overwrites.
         part.unlink(missing_ok=True)
         run.query(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", part],
+            ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", comment, "-f", part],
             why=f"make the SSH key {path}",
         )
         part_public.rename(public)

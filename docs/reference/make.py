@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import click
 from pydantic import BaseModel
 
-from builder import config, config_steps, sources
+from builder import config, config_publication, config_steps, sources
 from builder.cli import golden
 from builder.units import format_seconds
 
@@ -84,6 +84,10 @@ def _variable(it: click.Option) -> str:
 def _tables() -> Iterator[str]:
     yield "What they mean is in [golden.toml](../golden-toml.md); here is what each takes, and what it is without it.\n"
     yield _model("[project]", config._Project)
+    yield _model("[signing]", config_publication.RawSigning)
+    yield _model("[publish]", config_publication.RawPublish)
+    yield _model("[retention]", config_publication.RawRetention)
+    yield _model("[retention.channel.NAME]", config_publication.RawRule)
     yield _model("[distribution.NAME]", config._Distribution)
     yield _model("source of a distribution", sources.RawSource)
     yield _model("limits of a distribution", config._Limits)
@@ -115,8 +119,9 @@ def _model(title: str, model: type[BaseModel]) -> str:
 
 def _takes(name: str, hint: Any) -> str:
     hint = _given(hint)
-    for alias, words in ((config.Size, "a size"), (config.Duration, "a duration"), (config.Hash, "a hash")):
-        if hint == alias:
+    durations = (config.Duration, config_publication.Duration)
+    for aliases, words in (((config.Size,), "a size"), (durations, "a duration"), ((config.Hash,), "a hash")):
+        if hint in aliases:
             return words
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
@@ -125,7 +130,7 @@ def _takes(name: str, hint: Any) -> str:
     if get_origin(hint) is list:
         return "a list of steps, see below" if name == "steps" else "a list of texts"
     if get_origin(hint) is dict:
-        return "a table of texts"
+        return "tables, see below" if name == "channel" else "a table of texts"
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return "a table, see below"
     return {str: "a text", bool: "`true` or `false`", int: "a whole number"}.get(hint, "a value")

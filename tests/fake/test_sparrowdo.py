@@ -100,6 +100,7 @@ def guest(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Guest:
     sudo.write_text(f"#!/bin/sh\n{SUDO}")
     sudo.chmod(0o755)
     monkeypatch.setattr(command, "WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(command, "SETTLE_S", 0.3)
     return made
 
 
@@ -305,6 +306,19 @@ def test_a_guest_that_dies_ends_the_run(guest: Guest, family: Family) -> None:
     with pytest.raises(ToolError, match="the guest died: it went off"):
         guest.do(watch)
     assert family.has_ended()
+
+
+def test_a_guest_that_takes_its_connections_with_it_is_told_by_its_death(guest: Guest) -> None:
+    """ssh may end before anybody has looked at the guest."""
+    guest.answer("*bootstrap.sh*", f"touch {guest.folder}/dead; exit 255")
+    looks = []
+
+    def watch() -> None:
+        if (guest.folder / "dead").exists() and not looks.append(None) and len(looks) > 1:
+            raise ToolError("the guest died: it went off")
+
+    with pytest.raises(ToolError, match="the guest died: it went off"):
+        guest.do(watch)
 
 
 def test_an_unknown_option_is_not_tried_again(guest: Guest, fake: Fake) -> None:

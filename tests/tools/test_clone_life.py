@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -206,13 +207,22 @@ def test_a_snapshot_of_one_that_is_off_and_of_one_that_is_on(golden: Command) ->
 # --- owners and garbage -------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def a_process() -> Iterator[subprocess.Popen[bytes]]:
+    """One that lives until it is killed, or until the block ends."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_clones_of_a_dead_owner_are_collected_and_others_are_not(golden: Command) -> None:
-    with subprocess.Popen(["sleep", "1000"]) as owner:
+    with a_process() as owner:
         golden.create("orphan-" + golden.prefix, "--owner", str(owner.pid), "--no-wait")
         golden.create("kept-" + golden.prefix, "--keep", "--no-start")
         golden.create("mine-" + golden.prefix, "--owner", str(os.getpid()), "--no-start")
         assert golden.json("gc") == []
-        owner.kill()
     (found,) = golden.json("gc", "--dry-run")
     assert (found["kind"], found["name"]) == ("clone", "orphan-" + golden.prefix)
     assert found["reason"] == f"its owner, process {owner.pid}, is dead"
@@ -242,10 +252,9 @@ def test_what_a_create_killed_at_any_moment_leaves_is_collected(golden: Command,
         "lease": lambda: (place / "lease.json").exists(),
         "domain": lambda: golden.connection.find(f"golden-{golden.prefix}") is not None,
     }
-    with subprocess.Popen(["sleep", "1000"]) as owner:
+    with a_process() as owner:
         words = ("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
         _killed(golden, *words, "--owner", str(owner.pid), at=moments[moment])
-        owner.kill()
     golden.json("gc")
     assert _left(golden) == []
 
@@ -274,9 +283,8 @@ def test_a_machine_without_a_clone_and_a_damaged_lease_are_collected(golden: Com
 
 
 def test_one_that_another_golden_is_at_work_on_is_left_alone(golden: Command) -> None:
-    with subprocess.Popen(["sleep", "1000"]) as owner:
+    with a_process() as owner:
         golden.create(golden.prefix, "--owner", str(owner.pid), "--no-start")
-        owner.kill()
     said: list[str] = []
     with lock(golden.state, golden.prefix):
         found = collection.collect(golden.state, connection=golden.connection, is_dry=False, note=said.append)

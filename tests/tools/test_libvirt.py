@@ -267,6 +267,23 @@ def test_a_uefi_machine_starts_and_leaves_nothing_outside_its_folder(
     assert not list(Path("/var/lib/libvirt/qemu/nvram").glob(f"{machine.name}*"))
 
 
+def test_a_running_machine_goes_on_in_a_new_overlay(connection: Connection, machine: Machine, open_path: Path) -> None:
+    top, *parents = machine.disks[0].chain
+    before = top.stat().st_mtime_ns
+    with connection.running(domain_xml(machine)) as domain:
+        for number in (1, 2):
+            domain.switch_to(open_path / f"top.{number}.qcow2")
+        assert not domain.is_off()
+        found = [link.path for link in qemu_img.chain(open_path / "top.2.qcow2")]
+        assert found == [open_path / "top.2.qcow2", open_path / "top.1.qcow2", top, *parents]
+        with pytest.raises(ToolError, match=f"could not set a checkpoint of '{machine.name}'"):
+            domain.switch_to(open_path / "no such folder" / "top.3.qcow2")
+    assert top.stat().st_mtime_ns - before < 10**9
+    for file in (top, *open_path.glob("top.*.qcow2")):
+        assert file.stat().st_mode & 0o777 == 0o644
+    assert {parent.stat().st_mode & 0o777 for parent in parents} == {0o444}
+
+
 def test_a_machine_without_a_screen_has_no_picture(connection: Connection, machine: Machine) -> None:
     with connection.running(domain_xml(machine)) as domain:
         assert domain.screenshot() is None

@@ -5,6 +5,7 @@ In place of golden, its steps run a script that takes from a file what becomes o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -77,7 +78,8 @@ def add_build(store: Store, planned: Planned) -> Build:
     parent = store.newest(planned.parent) if planned.parent else None
     store.images.mkdir(parents=True, exist_ok=True)
     version = store.next_version(planned.image)
-    facts = make_build(planned.image, version=version, parent=parent.id if parent else None)
+    digest = hashlib.sha256(b"x").hexdigest()
+    facts = make_build(planned.image, version=version, parent=parent.id if parent else None, digest=digest)
     build = facts.model_copy(update={"key": planned.key, "inputs": planned.inputs})
     store.qcow2(build).write_bytes(b"x")
     store.package_list(build).write_text(f"bash-{version}-1.x86_64\n")
@@ -229,7 +231,7 @@ def test_what_is_not_published_is_said_and_tried_again_the_next_night(stage: Sta
     assert held.exit_code == 4
     stage.script({})
     assert stage.hold().exit_code == 0
-    assert stage.calls() == ["package", "publish"]
+    assert stage.calls() == ["package", "publish", "promote", "collect"]
 
 
 def test_two_nights_at_once_are_one_too_many(stage: Stage) -> None:
@@ -375,3 +377,29 @@ def test_old_nights_are_forgotten(stage: Stage) -> None:
     versions = [stage.hold(channel=None, keep=2).version for _ in range(4)]
     kept = sorted(path.name for path in nights.folder(stage.store).iterdir() if not path.is_symlink())
     assert kept == versions[-2:]
+
+
+def test_what_was_rolled_back_is_not_promoted_by_a_night(stage: Stage) -> None:
+    stage.hold()
+    web = stage.store.newest("sandbox-web")
+    assert web is not None
+    folder = stage.store.channels / "nightly"
+    folder.mkdir(parents=True)
+    (folder / "withdrawn.json").write_text(json.dumps({web.stem: "was taken back"}))
+    stage.script({})
+    held = stage.hold()
+    assert held.publication is not None
+    assert set(held.publication.set) == {"sandbox-base", "sandbox-upgrade", "sandbox-db"}
+
+
+def test_a_collection_that_failed_takes_nothing_back(stage: Stage) -> None:
+    stage.script({"collect": [(4, "could not collect")]})
+    held = stage.hold()
+    assert held.publication is not None
+    assert (held.publication.is_done, held.exit_code) == (True, 4)
+    assert held.publication.steps == ("package", "publish", "promote")
+
+
+def test_a_night_may_end_at_the_candidate(stage: Stage) -> None:
+    stage.hold(channel="candidate")
+    assert [call for call in stage.calls() if " " not in call] == ["package", "publish", "collect"]

@@ -19,15 +19,17 @@ from builder.cli.session import Session
 from builder.errors import ConfigError, GoldenError, HostError, VerifyError
 from builder.model import Build
 from builder.progress import Reporter
+from builder.publication import Publication, Signing
 from builder.store import Store
 from tests.builds import add_build, make_project
 
 
 @pytest.fixture
-def session(store: Store, tmp_path: Path, reporter: Reporter) -> Session:
+def session(store: Store, tmp_path: Path, reporter: Reporter, signing: Signing) -> Session:
     found = Session(file=tmp_path / "golden.toml", state=store.state, reporter=reporter)
     # as if golden.toml had been read
-    found.__dict__["project"] = make_project(tmp_path, url="http://mirror.example/golden")
+    project = make_project(tmp_path, url="http://mirror.example/golden")
+    found.__dict__["project"] = project.model_copy(update={"publication": Publication(signing=signing)})
     return found
 
 

@@ -38,7 +38,7 @@ def by_image(packaged: list[Packaged]) -> dict[str, Packaged]:
 def test_requirements_and_provisions_of_all_rpms_follow_the_tree(
     store: Store, chain: dict[str, Build], reporter: Reporter
 ) -> None:
-    packaged = package(store, list(chain.values()), prefix="golden", reporter=reporter)
+    packaged = package(store, list(chain.values()), prefix="golden", reporter=reporter, signer=None)
     assert [found.id.image for found in packaged] == list(TREE)
     for image, found in by_image(packaged).items():
         own = image_package(found.id, prefix="golden")
@@ -64,12 +64,13 @@ def test_rpms_hold_the_files_of_the_build_and_no_scriptlets(
     store: Store, chain: dict[str, Build], reporter: Reporter
 ) -> None:
     base = chain["sandbox-base"]
-    (found,) = package(store, [base], prefix="golden", reporter=reporter)
+    (found,) = package(store, [base], prefix="golden", reporter=reporter, signer=None)
     modes = r"[%{FILEMODES:perms} %{FILEUSERNAME} %{FILENAMES} %{FILELINKTOS}\n]"
     folders = ["drwxr-xr-x root /usr/share/golden", "drwxr-xr-x root /usr/share/golden/images"]
     stem = "/usr/share/golden/images/sandbox-base-20261121.1"
+    suffixes = ("json", "packages", "qcow2", "cdx.json", "intoto.jsonl")
     assert lines(rpm.ask(found.image_rpm, modes)) == sorted(
-        folders + [f"-r--r--r-- root {stem}.{suffix}" for suffix in ("json", "packages", "qcow2")]
+        folders + [f"-r--r--r-- root {stem}.{suffix}" for suffix in suffixes]
     )
     link = "lrwxrwxrwx root /usr/share/golden/images/sandbox-base.qcow2 sandbox-base-20261121.1.qcow2"
     assert lines(rpm.ask(found.link_rpm, modes)) == sorted([*folders, link])
@@ -78,12 +79,17 @@ def test_rpms_hold_the_files_of_the_build_and_no_scriptlets(
         assert rpm.ask(path, "%{ARCH} %{PAYLOADCOMPRESSOR} %{PREFIXES}") == "noarch zstd /usr/share/golden"
         assert path.stat().st_mode & 0o777 == 0o444
     digests = rpm.file_digests(found.image_rpm)
-    assert digests == {f"{stem}.{path.suffix[1:]}": sha256(path) for path in store.images.glob("sandbox-base-*")}
+    own = {f"{stem}.{path.suffix[1:]}": sha256(path) for path in store.images.glob("sandbox-base-*")}
+    assert own.items() <= digests.items()
+    beside = found.image_rpm.name.removesuffix(".rpm")
+    for suffix in ("cdx.json", "intoto.jsonl"):
+        assert digests[f"{stem}.{suffix}"] == sha256(store.rpms / f"{beside}.{suffix}")
+    assert digests[f"{stem}.json"] == sha256(store.rpms / f"{beside}.build.json")
 
 
 def test_packaging_leaves_the_store_as_it_was(store: Store, chain: dict[str, Build], reporter: Reporter) -> None:
     before = {path: (path.stat(), sha256(path)) for path in store.images.iterdir()}
-    package(store, [chain["sandbox-bootstrapped"]], prefix="golden", reporter=reporter)
+    package(store, [chain["sandbox-bootstrapped"]], prefix="golden", reporter=reporter, signer=None)
     for path, (status, digest) in before.items():
         after = path.stat()
         assert (after.st_mode, after.st_mtime_ns, after.st_nlink) == (status.st_mode, status.st_mtime_ns, 1), path
@@ -92,24 +98,24 @@ def test_packaging_leaves_the_store_as_it_was(store: Store, chain: dict[str, Bui
 
 
 def test_an_image_is_linked_not_copied(store: Store, chain: dict[str, Build], reporter: Reporter) -> None:
-    package(store, [chain["sandbox-base"]], prefix="golden", reporter=reporter)
+    package(store, [chain["sandbox-base"]], prefix="golden", reporter=reporter, signer=None)
     log = (store.logs / "sandbox-base-20261121.1/package.log").read_text()
     assert "+ ln sandbox-base-20261121.1.qcow2 " in log
-    assert "+ cp " not in log
+    assert "+ cp --reflink" not in log
 
 
 def test_packaging_again_makes_nothing_new_and_the_same_bytes_if_it_must(
     store: Store, chain: dict[str, Build], reporter: Reporter
 ) -> None:
     base = chain["sandbox-base"]
-    (first,) = package(store, [base], prefix="golden", reporter=reporter)
+    (first,) = package(store, [base], prefix="golden", reporter=reporter, signer=None)
     digests = {path: sha256(path) for path in (first.image_rpm, first.link_rpm)}
     inode = first.image_rpm.stat().st_ino
-    (second,) = package(store, [base], prefix="golden", reporter=reporter)
+    (second,) = package(store, [base], prefix="golden", reporter=reporter, signer=None)
     assert (first.is_new, second.is_new) == (True, False)
     assert second.image_rpm.stat().st_ino == inode
     first.image_rpm.unlink()
-    (third,) = package(store, [base], prefix="golden", reporter=reporter)
+    (third,) = package(store, [base], prefix="golden", reporter=reporter, signer=None)
     assert third.is_new
     assert {path: sha256(path) for path in digests} == digests
 
@@ -126,7 +132,7 @@ def test_one_flipped_byte_anywhere_in_the_chain_is_refused(
         stream.seek(-1, os.SEEK_CUR)
         stream.write(bytes([byte ^ 1]))
     with pytest.raises(VerifyError, match=f"'{image}-20261121.1' was changed after it was built") as refused:
-        package(store, [chain["sandbox-bootstrapped"]], prefix="golden", reporter=reporter)
+        package(store, [chain["sandbox-bootstrapped"]], prefix="golden", reporter=reporter, signer=None)
     assert ("file", str(disk)) in refused.value.details
     assert not list(store.rpms.glob("*.rpm"))
 
@@ -140,29 +146,37 @@ def test_a_package_with_other_bytes_than_the_build_is_refused(
     )
     monkeypatch.setattr("builder.package.verify_digest", lambda *_, **__: None)
     with pytest.raises(VerifyError, match=r"the package of 'sandbox-base-20261121\.1' does not hold the image"):
-        package(store, [build], prefix="golden", reporter=reporter)
+        package(store, [build], prefix="golden", reporter=reporter, signer=None)
     assert not list(store.rpms.glob("*.rpm"))
 
 
-def test_a_failing_rpmbuild_keeps_its_folder_and_leaves_no_rpm(
-    store: Store, chain: dict[str, Build], reporter: Reporter
-) -> None:
+def test_a_build_without_its_package_list_is_damaged(store: Store, chain: dict[str, Build], reporter: Reporter) -> None:
     store.package_list(chain["sandbox-base"]).unlink()
+    with pytest.raises(VerifyError, match=r"the package list of 'sandbox-base-20261121\.1' is gone"):
+        package(store, [chain["sandbox-base"]], prefix="golden", reporter=reporter, signer=None)
+
+
+def test_a_failing_rpmbuild_keeps_its_folder_and_leaves_no_rpm(
+    store: Store, chain: dict[str, Build], reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builder.package.render_spec", lambda *_, **__: "Name: sandbox-base\n")
     with pytest.raises(ToolError, match=r"could not package 'sandbox-base-20261121\.1'") as failed:
-        package(store, [chain["sandbox-base"]], prefix="golden", reporter=reporter)
-    assert "sandbox-base-20261121.1.packages" in dict(failed.value.details)["output"]
+        package(store, [chain["sandbox-base"]], prefix="golden", reporter=reporter, signer=None)
+    assert "Version field must be present" in dict(failed.value.details)["output"]
     assert not list(store.rpms.glob("*.rpm"))
     assert (store.rpms / ".work/sandbox-base-20261121.1/sandbox-base-20261121.1.spec").exists()
 
 
-def test_the_printed_commands_make_the_same_rpms(store: Store, chain: dict[str, Build], reporter: Reporter) -> None:
+def test_the_printed_commands_pack_the_same_image(store: Store, chain: dict[str, Build], reporter: Reporter) -> None:
     base = chain["sandbox-base"]
-    (job,) = plan(store, [base], prefix="golden")
+    (job,) = plan(store, [base], prefix="golden", signer=None)
     assert not store.rpms.exists()
     query(["sh", "-ec", job.commands()], why="paste the commands")
-    by_hand = sha256(job.topdir / "RPMS" / job.image_rpm.name)
-    (found,) = package(store, [base], prefix="golden", reporter=reporter)
-    assert sha256(found.image_rpm) == by_hand
+    by_hand = rpm.file_digests(job.topdir / "RPMS" / job.image_rpm.name)
+    (found,) = package(store, [base], prefix="golden", reporter=reporter, signer=None)
+    by_golden = rpm.file_digests(found.image_rpm)
+    assert by_hand and by_hand.items() <= by_golden.items()
+    assert {path.partition(".1.")[2] for path in by_golden.keys() - by_hand.keys()} == {"cdx.json", "intoto.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +200,7 @@ def test_hostile_descriptions_reach_the_rpm_as_text(
     aside = tmp_path / "aside"
     description = text.format(aside=aside)
     build = add_build(store, "sandbox-base", description=description)
-    (found,) = package(store, [build], prefix="golden", reporter=reporter)
+    (found,) = package(store, [build], prefix="golden", reporter=reporter, signer=None)
     for path in (found.image_rpm, found.link_rpm):
         assert rpm.ask(path, "%{DESCRIPTION}").startswith(f"{rpm.plain(description)}\n\n")
     assert not aside.exists()

@@ -34,7 +34,7 @@ def requires(path: Path) -> set[str]:
 
 def test_a_private_build_is_refused(store: Store, leaf: Build, reporter: Reporter) -> None:
     with pytest.raises(ConfigError, match="private builds are not packaged or published unless you say so") as caught:
-        package(store, [leaf], prefix="golden", reporter=reporter)
+        package(store, [leaf], prefix="golden", reporter=reporter, signer=None)
     assert leaf.stem in caught.value.what
     assert str(caught.value.try_next).startswith("--allow-private")
     assert not list(store.rpms.glob("*.rpm"))
@@ -44,12 +44,12 @@ def test_what_stands_on_a_private_build_is_refused(store: Store, chain: dict[str
     """Also if its own facts say nothing, as those of a build made by hand."""
     make_private(store, chain["sandbox-upgrade"])
     with pytest.raises(ConfigError, match=f"unless you say so: {chain['sandbox-upgrade'].stem}"):
-        plan(store, [chain["sandbox-tools-installed"]], prefix="golden")
-    assert len(plan(store, [chain["sandbox-base"]], prefix="golden")) == 1
+        plan(store, [chain["sandbox-tools-installed"]], prefix="golden", signer=None)
+    assert len(plan(store, [chain["sandbox-base"]], prefix="golden", signer=None)) == 1
 
 
 def test_allowed_it_has_names_of_its_own_and_the_public_parents(store: Store, leaf: Build, reporter: Reporter) -> None:
-    *_, parent, made = package(store, [leaf], prefix="golden", reporter=reporter, allow_private=True)
+    *_, parent, made = package(store, [leaf], prefix="golden", reporter=reporter, signer=None, allow_private=True)
     assert made.link_rpm.name.startswith("golden-private-sandbox-bootstrapped-private-pr-42-2")
     assert parent.link_rpm.name.startswith("golden-sandbox-bootstrapped-2")
     assert f"golden-sandbox-bootstrapped-image-{parent.id.version}" in requires(made.image_rpm)
@@ -64,7 +64,7 @@ def test_a_private_parent_is_required_by_its_private_name(
 ) -> None:
     upgrade = make_private(store, chain["sandbox-upgrade"])
     child = make_private(store, chain["sandbox-bootstrapped"])
-    base, parent, made = package(store, [child], prefix="golden", reporter=reporter, allow_private=True)
+    base, parent, made = package(store, [child], prefix="golden", reporter=reporter, signer=None, allow_private=True)
     assert base.link_rpm.name.startswith("golden-sandbox-base-")
     assert f"golden-private-sandbox-upgrade-image-{upgrade.version}" in requires(made.image_rpm)
     provided = rpm.ask(parent.image_rpm, r"[%{PROVIDENAME}\n]").split()

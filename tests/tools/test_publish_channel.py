@@ -8,25 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from builder import publish as publishing
+from builder.channels import Checked, Published, check, publication, publish
+from builder.channels import compose as composes
 from builder.errors import HostError, VerifyError
 from builder.model import Build
 from builder.package import package
 from builder.progress import Reporter
-from builder.publish import Published, check, publish
 from builder.store import Store, lock, sha256
 from builder.tools import createrepo
+from builder.tools.openpgp import Signer
 from tests.builds import add_chain
 
 URL = "http://mirror.example/golden"
 
 
 @pytest.fixture
-def rpms_of(store: Store, reporter: Reporter) -> Callable[..., list[Path]]:
+def rpms_of(store: Store, reporter: Reporter, signer: Signer) -> Callable[..., list[Path]]:
     """The RPMs of builds and all they stand on, parents first, image package before link package."""
 
     def make(*builds: Build) -> list[Path]:
-        packaged = package(store, builds, prefix="golden", reporter=reporter)
+        packaged = package(store, builds, prefix="golden", reporter=reporter, signer=signer)
         return [path for found in packaged for path in (found.image_rpm, found.link_rpm)]
 
     return make
@@ -45,28 +46,47 @@ def candidate(store: Store) -> Path:
     return store.channels / "candidate"
 
 
-def publish_candidate(store: Store, rpms: list[Path]) -> Published:
-    return publish(store, "candidate", rpms, url=URL)
+@pytest.fixture
+def publish_candidate(signer: Signer) -> Callable[..., Published]:
+    def publish_there(store: Store, rpms: list[Path]) -> Published:
+        return publish(store, "candidate", rpms, url=URL, signer=signer)
+
+    return publish_there
+
+
+@pytest.fixture
+def check_candidate(signer: Signer) -> Callable[..., Checked]:
+    def check_there(store: Store) -> Checked:
+        return check(store, "candidate", signer=signer)
+
+    return check_there
 
 
 def test_a_first_publication_is_whole_and_sound(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]]
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    publish_candidate: Callable[..., Published],
+    check_candidate: Callable[..., Checked],
 ) -> None:
     rpms = rpms_of(*chain.values())
     found = publish_candidate(store, rpms)
     assert (found.packages, found.new) == (8, tuple(path.name for path in rpms))
     assert (candidate(store) / "mirrorlist").read_text() == f"{URL}/candidate/composes/{found.compose}/\n"
     compose = candidate(store) / "composes" / found.compose
-    assert sorted(path.name for path in (compose / "Packages").iterdir()) == sorted(found.new)
+    assert sorted(path.name for path in (compose / "Packages").glob("*.rpm")) == sorted(found.new)
     assert all(path.samefile(compose / "Packages" / path.name) for path in rpms)
     assert {package.file_name: package.sha256 for package in createrepo.read(compose)} == {
         path.name: sha256(path) for path in rpms
     }
-    assert check(store, "candidate").packages == 8
+    assert check_candidate(store).packages == 8
 
 
 def test_publishing_the_same_again_changes_nothing(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]]
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    publish_candidate: Callable[..., Published],
 ) -> None:
     rpms = rpms_of(chain["sandbox-upgrade"])
     first = publish_candidate(store, rpms)
@@ -77,11 +97,15 @@ def test_publishing_the_same_again_changes_nothing(
 
 
 def test_a_new_address_reaches_clients_without_a_new_compose(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]]
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    publish_candidate: Callable[..., Published],
+    signer: Signer,
 ) -> None:
     rpms = rpms_of(chain["sandbox-base"])
     first = publish_candidate(store, rpms)
-    publish(store, "candidate", rpms, url="http://moved.example")
+    publish(store, "candidate", rpms, url="http://moved.example", signer=signer)
     expected = f"http://moved.example/candidate/composes/{first.compose}/\n"
     assert (candidate(store) / "mirrorlist").read_text() == expected
 
@@ -91,24 +115,30 @@ def test_a_later_publication_keeps_what_there_was_and_reads_only_what_is_new(
     chain: dict[str, Build],
     rpms_of: Callable[..., list[Path]],
     monkeypatch: pytest.MonkeyPatch,
+    publish_candidate: Callable[..., Published],
+    check_candidate: Callable[..., Checked],
 ) -> None:
     first = publish_candidate(store, rpms_of(chain["sandbox-bootstrapped"]))
     before = tree(candidate(store) / "composes" / first.compose)
     rpms = rpms_of(chain["sandbox-tools-installed"])
     read: list[str] = []
-    real_read, real_sha256 = createrepo.read_rpm, publishing.sha256
+    real_read, real_sha256 = createrepo.read_rpm, publication.sha256
     monkeypatch.setattr(createrepo, "read_rpm", lambda path, **how: (read.append(path.name), real_read(path, **how))[1])
-    monkeypatch.setattr(publishing, "sha256", lambda path: (read.append(path.name), real_sha256(path))[1])
+    monkeypatch.setattr(publication, "sha256", lambda path: (read.append(path.name), real_sha256(path))[1])
     second = publish_candidate(store, rpms)
     assert read == [path.name for path in rpms if "tools-installed" in path.name]
     assert (second.packages, len(second.new)) == (8, 2)
     assert tree(candidate(store) / "composes" / first.compose) == before
-    assert check(store, "candidate").compose == second.compose != first.compose
+    assert check_candidate(store).compose == second.compose != first.compose
 
 
 @pytest.mark.parametrize("left_out", ["sandbox-base-image", "sandbox-upgrade-image", "sandbox-bootstrapped-image"])
 def test_a_set_that_is_not_complete_is_refused(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]], left_out: str
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    left_out: str,
+    publish_candidate: Callable[..., Published],
 ) -> None:
     rpms = rpms_of(chain["sandbox-bootstrapped"])
     some = [path for path in rpms if left_out not in path.name]
@@ -120,7 +150,10 @@ def test_a_set_that_is_not_complete_is_refused(
 
 
 def test_other_bytes_under_a_published_name_are_refused(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]]
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    publish_candidate: Callable[..., Published],
 ) -> None:
     rpms = rpms_of(chain["sandbox-base"])
     publish_candidate(store, rpms)
@@ -134,7 +167,10 @@ def test_other_bytes_under_a_published_name_are_refused(
 
 
 def test_a_copy_of_a_published_rpm_is_the_same_rpm(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]]
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    publish_candidate: Callable[..., Published],
 ) -> None:
     rpms = rpms_of(chain["sandbox-base"])
     publish_candidate(store, rpms)
@@ -144,7 +180,7 @@ def test_a_copy_of_a_published_rpm_is_the_same_rpm(
     assert publish_candidate(store, rpms).new == ()
 
 
-def test_a_file_that_is_no_rpm_is_refused(store: Store) -> None:
+def test_a_file_that_is_no_rpm_is_refused(store: Store, publish_candidate: Callable[..., Published]) -> None:
     store.rpms.mkdir(parents=True)
     (store.rpms / "x.rpm").write_bytes(b"no")
     with pytest.raises(VerifyError, match=r"x\.rpm cannot be read as an RPM"):
@@ -158,6 +194,8 @@ def test_an_interrupted_publication_leaves_clients_on_the_old_one_and_the_next_s
     rpms_of: Callable[..., list[Path]],
     monkeypatch: pytest.MonkeyPatch,
     where: str,
+    publish_candidate: Callable[..., Published],
+    check_candidate: Callable[..., Checked],
 ) -> None:
     publish_candidate(store, rpms_of(chain["sandbox-base"]))
     line = (candidate(store) / "mirrorlist").read_text()
@@ -173,17 +211,20 @@ def test_an_interrupted_publication_leaves_clients_on_the_old_one_and_the_next_s
             case "rename":
                 patch.setattr(Path, "rename", interrupt)
             case _:
-                patch.setattr(publishing, "write_atomically", interrupt)
+                patch.setattr(composes, "switch", interrupt)
         publish_candidate(store, rpms)
     assert (candidate(store) / "mirrorlist").read_text() == line
-    assert check(store, "candidate").packages == 2
+    assert check_candidate(store).packages == 2
     assert len(publish_candidate(store, rpms).new) == 2
-    assert check(store, "candidate").packages == 4
+    assert check_candidate(store).packages == 4
     assert not list((candidate(store) / "composes").glob(".*"))
 
 
 def test_two_publications_at_once_are_refused(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]]
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    publish_candidate: Callable[..., Published],
 ) -> None:
     rpms = rpms_of(chain["sandbox-base"])
     busy = lock(store.root / "publish-candidate.lock", what="the channel")
@@ -193,39 +234,49 @@ def test_two_publications_at_once_are_refused(
 
 
 def test_check_finds_all_damage_at_once(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]]
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    publish_candidate: Callable[..., Published],
+    check_candidate: Callable[..., Checked],
 ) -> None:
     rpms = rpms_of(chain["sandbox-upgrade"])
     publish_candidate(store, rpms)
     rpms[0].chmod(0o644)
     with rpms[0].open("r+b") as stream:  # a hard link: the compose has these bytes, too
         stream.write(b"X")
-    compose = publishing.current_compose(candidate(store))
+    compose = composes.current(candidate(store))
     assert compose
     (compose / "Packages" / rpms[3].name).unlink()
     with pytest.raises(VerifyError, match="is not sound") as refused:
-        check(store, "candidate")
+        check_candidate(store)
     assert sorted(label for label, _ in refused.value.details) == ["damaged", "gone"]
 
 
 def test_check_finds_damaged_metadata(
-    store: Store, chain: dict[str, Build], rpms_of: Callable[..., list[Path]]
+    store: Store,
+    chain: dict[str, Build],
+    rpms_of: Callable[..., list[Path]],
+    publish_candidate: Callable[..., Published],
+    check_candidate: Callable[..., Checked],
 ) -> None:
     publish_candidate(store, rpms_of(chain["sandbox-base"]))
-    compose = publishing.current_compose(candidate(store))
+    compose = composes.current(candidate(store))
     assert compose
     (primary,) = (compose / "repodata").glob("*primary*")
     primary.write_bytes(b"")
     with pytest.raises(VerifyError, match=r"the metadata of .* cannot be read"):
-        check(store, "candidate")
+        check_candidate(store)
 
 
-def test_versions_of_an_image_gather_in_the_channel(store: Store, rpms_of: Callable[..., list[Path]]) -> None:
+def test_versions_of_an_image_gather_in_the_channel(
+    store: Store, rpms_of: Callable[..., list[Path]], publish_candidate: Callable[..., Published]
+) -> None:
     for version in ("20261121.1", "20261121.2"):
         publish_candidate(store, rpms_of(add_chain(store, "sandbox-base", version=version)["sandbox-base"]))
-    compose = publishing.current_compose(candidate(store))
+    compose = composes.current(candidate(store))
     assert compose
-    assert sorted(path.name for path in (compose / "Packages").iterdir()) == [
+    assert sorted(path.name for path in (compose / "Packages").glob("*.rpm")) == [
         "golden-sandbox-base-20261121.1-1.noarch.rpm",
         "golden-sandbox-base-20261121.2-1.noarch.rpm",
         "golden-sandbox-base-image-20261121.1-20261121.1-1.noarch.rpm",

@@ -354,6 +354,8 @@ def test_golden_distributions_lists_them_without_a_project(tmp_path: Path) -> No
     assert list(rows) == ALL
     assert {row["problem"] for row in rows.values()} == {None}
     assert rows["fedora44"]["kickstart_version"] == "F44"
+    key = Path("/usr/share/distribution-gpg-keys/fedora/RPM-GPG-KEY-fedora-44-primary")
+    assert (rows["fedora44"]["gpg_key"], rows["fedora44"]["gpg_key_here"]) == (str(key), key.is_file())
     assert (rows["rhel9"]["source"], rows["rocky9"]["source_kind"], rows["rocky9"]["installed"]) == (None, "url", None)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from builder.clones import agent
+from builder.clones import agent, saved
 
 
 class Port:
@@ -50,8 +50,9 @@ def test_it_says_that_it_waits_however_often_it_is_asked_and_then_obeys(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: list[Any] = []
-    monkeypatch.setattr(agent, "renew", lambda order: bool(orders.append(order)))
-    monkeypatch.setattr(agent, "restart_others", lambda has_rsa: None)
+    monkeypatch.setattr(agent, "renew", lambda order, _sshd: bool(orders.append(order)))
+    monkeypatch.setattr(agent, "restart_others", lambda _has_rsa, _sshd: None)
+    monkeypatch.setattr(agent, "BREATH_S", 0)
     thread, ends = started()
     port.wait_for(agent.READY)
     port.send(b"?\n?\n")
@@ -66,7 +67,7 @@ def test_it_says_that_it_waits_however_often_it_is_asked_and_then_obeys(
 
 
 def test_what_fails_is_said(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_order: Any) -> bool:
+    def fail(_order: Any, _sshd: int) -> bool:
         raise OSError("no entropy")
 
     monkeypatch.setattr(agent, "renew", fail)
@@ -82,3 +83,17 @@ def test_it_runs_where_golden_is_not_and_with_an_old_python() -> None:
     tree = ast.parse(Path(str(agent.__file__)).read_text(encoding="utf-8"), feature_version=(3, 6))
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert modules == {"pathlib", "typing"}
+
+
+def test_host_keys_are_replaced_by_the_hosts_and_none_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "SSH", tmp_path)
+    for kind in ("ed25519", "rsa"):
+        for end in ("", ".pub"):
+            (tmp_path / f"ssh_host_{kind}_key{end}").write_text("old")
+    made = saved.host_keys()
+    assert agent.replace_host_keys(made)
+    assert {path.name for path in tmp_path.iterdir()} == {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"}
+    private = tmp_path / "ssh_host_ed25519_key"
+    assert private.read_text() == made["ed25519"][0]
+    assert private.stat().st_mode & 0o007 == 0
+    assert saved.host_keys()["ed25519"] != made["ed25519"]

@@ -12,7 +12,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from builder import config, private
+from builder import config, config_publication, private
 from builder.cli import golden
 from builder.harness import declaration
 
@@ -28,7 +28,18 @@ def test_the_reference_is_what_the_code_says() -> None:
         assert found == text, f"docs/reference/{name} is out of date; run: make reference"
 
 
-@pytest.mark.parametrize("model", [config._Project, config._Distribution, config._Image], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "model",
+    [
+        config._Project,
+        config._Distribution,
+        config._Image,
+        config_publication.RawSigning,
+        config_publication.RawPublish,
+        config_publication.RawRetention,
+    ],
+    ids=lambda m: m.__name__,
+)
 def test_every_key_of_golden_toml_is_described(model: type[BaseModel]) -> None:
     text = (TOP / "docs/golden-toml.md").read_text(encoding="utf-8")
     for key in model.model_fields:
@@ -127,7 +138,8 @@ def test_the_toml_shown_is_accepted(page: Path, block: str, tmp_path: Path) -> N
         block = "".join(f'[image.{name}]\ndistribution = "{name.partition("-")[0]}"\n' for name in images)
     (tmp_path / "golden.toml").write_text(block + below)
     project = config.load(tmp_path / "golden.toml")
-    assert project.images or tomllib.loads(block)["distribution"].keys() <= project.distributions.keys()
+    said = tomllib.loads(block)
+    assert project.images or said.get("distribution", {}).keys() <= project.distributions.keys()
 
 
 def test_the_file_shown_in_the_readme_is_whole(tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ def test_it_is_taken_as_it_is_with_its_parts_in_their_places(tmp_path: Path) -> 
 
 def test_a_part_of_it_decides_the_build(tmp_path: Path) -> None:
     project = make_project(tmp_path, GOOD)
-    before = image_inputs(project, project.images["rocky9-base"], state=tmp_path / "state")
+    before = image_inputs(project, project.images["rocky9-base"], state=tmp_path / "state").values
     (tmp_path / "parts/names").write_text("tree\n")
-    after = image_inputs(project, project.images["rocky9-base"], state=tmp_path / "state")
+    after = image_inputs(project, project.images["rocky9-base"], state=tmp_path / "state").values
     assert {name for name in before if before[name] != after[name]} == {"kickstart"}
 
 

@@ -114,7 +114,7 @@ def test_what_reads_from_the_private_folder_is_private_whichever_file_says_so(tm
 def test_a_private_build_is_never_reused_for_a_public_image(tmp_path: Path) -> None:
     public = project(tmp_path).images["sandbox-tools"]
     private = project(tmp_path, private='[image.sandbox-tools]\ndescription = "x"\n').images["sandbox-tools"]
-    inputs = [image_inputs(project(tmp_path), image, state=tmp_path) for image in (public, private)]
+    inputs = [image_inputs(project(tmp_path), image, state=tmp_path).values for image in (public, private)]
     assert inputs[0] != inputs[1]
     assert set(inputs[1]) - set(inputs[0]) == {"privacy"}
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import configparser
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from builder.channels import check, checked_url, client_config
+from builder.channels.compose import current
+from builder.channels.sets import missing_requirements
 from builder.errors import ConfigError, VerifyError
-from builder.publish import check, checked_url, client_config, current_compose, missing_requirements
 from builder.store import Store
 from builder.tools.createrepo import Capability, Package
 
@@ -64,27 +67,50 @@ def test_an_address_loses_its_trailing_slash() -> None:
     assert checked_url("http://[::1]:8710") == "http://[::1]:8710"
 
 
-def test_client_config_points_at_the_mirrorlist() -> None:
-    text = client_config("candidate", prefix="acme", project="web", url="http://mirror.example/golden/")
+FINGERPRINT = "79C4DA23BF9079A48AD25F58C293D3A5CA88BD84"
+
+
+def test_client_config_points_at_the_mirrorlist_and_the_key() -> None:
+    text = client_config(
+        "candidate", prefix="acme", project="web", url="http://mirror.example/golden/", fingerprint=FINGERPRINT
+    )
     parsed = configparser.ConfigParser()
     parsed.read_string(text)
     assert dict(parsed["acme-candidate"]) == {
         "name": "VM images of web, channel candidate",
         "mirrorlist": "http://mirror.example/golden/candidate/mirrorlist",
         "metadata_expire": "300",
-        "gpgcheck": "0",
+        "gpgcheck": "1",
+        "repo_gpgcheck": "1",
+        "gpgkey": "http://mirror.example/golden/candidate/key.asc",
         "enabled": "1",
     }
-    assert "not signed yet" in text
+    assert "# Signed with the key 79C4 DA23 BF90 79A4 8AD2 5F58 C293 D3A5 CA88 BD84.\n" in text
+
+
+def test_client_config_with_a_key_that_the_client_has(tmp_path: Path) -> None:
+    key = tmp_path / "RPM-GPG-KEY golden"
+    text = client_config(
+        "stable", prefix="acme", project="web", url="http://a.example", fingerprint=FINGERPRINT, key_file=key
+    )
+    assert f"gpgkey=file://{quote(str(key))}\n" in text
+    assert "dnf asks" not in text
+
+
+def test_client_config_of_a_project_that_signs_nothing_says_so() -> None:
+    text = client_config("candidate", prefix="acme", project="web", url="http://a.example", fingerprint=None)
+    assert "unsigned = true" in text
+    assert "gpgcheck=0\nrepo_gpgcheck=0\n" in text
+    assert "gpgkey" not in text
 
 
 def test_a_channel_without_a_mirrorlist_was_never_published(tmp_path: Path) -> None:
-    assert current_compose(tmp_path) is None
+    assert current(tmp_path) is None
     with pytest.raises(ConfigError, match="nothing was published to the channel 'candidate' yet"):
-        check(Store(tmp_path, "demo"), "candidate")
+        check(Store(tmp_path, "demo"), "candidate", signer=None)
 
 
 def test_a_mirrorlist_that_names_nothing_is_damage(tmp_path: Path) -> None:
     (tmp_path / "mirrorlist").write_text("http://mirror.example/candidate/composes/20261121.1/\n")
     with pytest.raises(VerifyError, match="names a compose that is not there"):
-        current_compose(tmp_path)
+        current(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from builder.cli import golden
 from builder.config import load
 from builder.config_steps import parse_step
 from builder.errors import ConfigError
+from builder.inputs import Inputs
 from builder.layer import Bench
 from builder.model import Build, Project
 from builder.package import render_spec
-from builder.plan import plan
+from builder.plan import Known, plan
 from builder.progress import Reporter
 from builder.steps import Sparrowdo
 from builder.tools import ssh
@@ -146,7 +147,7 @@ def test_init_writes_none_for_what_sparrowdo_does_not_support(tmp_path: Path) ->
 
 
 def of(project: Project, name: str = "rocky9-bootstrapped") -> dict[str, str]:
-    return inputs.image_inputs(project, project.images[name], state=project.folder / "state")
+    return inputs.image_inputs(project, project.images[name], state=project.folder / "state").values
 
 
 def test_what_counts(project: Project) -> None:
@@ -201,9 +202,11 @@ def test_a_changed_sparrowfile_rebuilds_only_its_layer_and_what_stands_on_it(pro
         found = plan(
             project,
             names,
-            inputs={name: {"recipe": name} if name == "rocky9-base" else of(project, name) for name in names},
-            builds=builds,
-            is_present=lambda build: True,
+            inputs={
+                name: Inputs(values={"recipe": name} if name == "rocky9-base" else of(project, name)) for name in names
+            },
+            known=Known(builds=list(builds.values()), fault=lambda build: ""),
+            now=datetime(2026, 11, 21, tzinfo=UTC),
         )
         for step in found:
             parent = builds[step.parent].id if step.parent else None
@@ -211,7 +214,7 @@ def test_a_changed_sparrowfile_rebuilds_only_its_layer_and_what_stands_on_it(pro
                 step.image,
                 make_build(step.image, parent=parent).model_copy(update={"key": step.key, "inputs": step.inputs}),
             )
-        return {step.image: step.reason for step in found if step.action == "build"}
+        return {step.image: step.reason for step in found if step.action != "reuse"}
 
     builds: dict[str, Build] = {}
     assert [*planned(builds)] == names

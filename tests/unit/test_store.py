@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from builder.digests import remembered_sha256
+from builder.digests import Artifacts, remembered_sha256
 from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import Build, ImageId
 from builder.store import Store, is_stem_of, lock, read_build, sha256, write_atomically
@@ -41,7 +42,7 @@ def test_a_committed_build_is_found_again(store: Store) -> None:
     assert store.builds() == [build]
     assert store.find("a-base") == build
     assert store.find("a-base", "20261121.1") == build
-    assert store.is_present(build)
+    assert Artifacts(store).fault(build) == ""
     assert store.qcow2(build).stat().st_mode & 0o777 == 0o444
     assert (store.logs / build.stem / "console.log").read_text() == "hello\n"
     store.verify(build)
@@ -108,7 +109,7 @@ def test_what_has_no_facts_is_no_build_and_is_swept(store: Store) -> None:
         path.write_text("half")
     assert store.builds() == [build]
     assert sorted(store.remove_orphans()) == sorted(half)
-    assert store.is_present(build)
+    assert Artifacts(store).fault(build) == ""
     assert store.package_list(build).exists()
 
 
@@ -201,3 +202,12 @@ def test_a_damaged_memory_of_digests_is_read_anew(tmp_path: Path) -> None:
     remembered_sha256(path, state=tmp_path)
     (tmp_path / "host" / "digests.json").write_text("{")
     assert remembered_sha256(path, state=tmp_path) == sha256(path)
+
+
+def test_threads_that_write_the_same_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    texts = [f"{number}\n" * 1000 for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_atomically(path, text), texts))
+    assert path.read_text() in texts
+    assert [*tmp_path.iterdir()] == [path]

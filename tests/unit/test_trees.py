@@ -109,9 +109,9 @@ def test_a_changed_file_changes_the_layer_s_inputs(tmp_path: Path, app: Path, st
         },
         images={"s-app": Image(name="s-app", distribution="s", layer="app", parent="s-base", steps=(step,))},
     )
-    before = image_inputs(project, project.images["s-app"], state=tmp_path)
+    before = image_inputs(project, project.images["s-app"], state=tmp_path).values
     (app / "run").write_text("other")
-    after = image_inputs(project, project.images["s-app"], state=tmp_path)
+    after = image_inputs(project, project.images["s-app"], state=tmp_path).values
     assert [name for name in before if before[name] != after[name]] == [changed]
     need_unchanged(project, project.images["s-app"], after)
     with pytest.raises(ConfigError) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -197,9 +198,11 @@ def test_one_flipped_byte_in_a_parent_is_refused(golden: Golden, installed: Path
 
 
 def flip(file: Path) -> None:
-    """Change one bit in the middle of a file; a second time mends it."""
+    """Change one bit in the middle of a file, as a bad disk does; a second time mends it."""
+    times = file.stat()
     with file.open("r+b") as stream:
         stream.seek(file.stat().st_size // 2)
         byte = stream.read(1)[0]
         stream.seek(-1, 1)
         stream.write(bytes([byte ^ 1]))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))

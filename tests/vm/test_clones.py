@@ -84,7 +84,7 @@ def test_a_warm_clone_has_the_time_of_day_and_nothing_that_failed(golden: Golden
 @pytest.mark.usefixtures("warm")
 def test_a_snapshot_brings_disk_and_memory_back(golden: Golden) -> None:
     name = WARM[0]
-    answers(golden, "echo before > /root/state; sleep 1000 & echo $! > /run/pid", name)
+    answers(golden, "echo before > /root/state; sleep 1000 < /dev/null > /dev/null 2>&1 & echo $! > /run/pid", name)
     (taken,) = golden("clone", "snapshot", name, "before", "--json").json
     assert taken["has_memory"]
     answers(golden, "rm /root/state; kill $(cat /run/pid); sync", name)

@@ -81,10 +81,9 @@ def ended(project: Golden, built: Ended) -> dict[str, Ended]:
     """What is run on clones, and a build whose guest dies, all at the same time."""
     sparrow = project.file.parent / "sparrow"
     words: dict[str, list[str | Path]] = {
-        "clone": ["clone", "create", "sparrowdo-kept", "--image", "sandbox-sparrow"],
         "dying": ["build", "sandbox-dying"],
         "validate": ["validate", "sandbox-sparrow", "--user", "tester", "--json"],
-        "tests": ["sparrowdo", "sandbox-sparrow", "--json", "--jobs", "2", "--user", "tester"],
+        "tests": ["sparrowdo", "sandbox-sparrow", "--json", "--jobs", "2", "--user", "tester", "--keep"],
     }
     for name in ("good.raku", "bad.raku"):
         words["tests"] += ["--sparrowfile", sparrow / name]
@@ -115,15 +114,21 @@ def test_the_build_says_where_it_is(built: Ended) -> None:
 def test_the_build_s_facts_and_log(project: Golden, built: Ended) -> None:
     found = project("show", "sandbox-sparrow", "--json").json
     assert found["software"] == {"raku": "2022.12", "sparrow6": "0.0.94"}
+    assert "software:    sparrow6 0.0.94\n" in project("show", "sandbox-sparrow").stdout
     log = project.store / "logs" / f"sandbox-sparrow-{found['id']['version']}" / "2-sparrowdo.log"
     assert "Congratulations!" in log.read_text()
     assert "t0p" not in log.read_text()
 
 
-def test_a_clone_is_bootstrapped_and_clean(project: Golden, ended: dict[str, Ended]) -> None:
-    assert ended["clone"].status == 0
+@pytest.fixture
+def kept(ended: dict[str, Ended]) -> str:
+    """The clone of the sparrowfile that passed."""
+    return str(json.loads(ended["tests"].stdout)[0]["clone"])
+
+
+def test_a_clone_is_bootstrapped_and_clean(project: Golden, kept: str) -> None:
     script = "cat /root/ran; ls -A /home/tester/.sparrowdo /root/.sparrowdo 2> /dev/null; grep -rl t0p /home /root || :"
-    ran = project("clone", "ssh", "sparrowdo-kept", "--", script).stdout.splitlines()
+    ran = project("clone", "ssh", kept, "--", script).stdout.splitlines()
     assert ran[:3] == ["root", "hello", "os=el9"]  # by sudo, with its files and tags
     assert ran[3:] in ([], ["/home/tester/.sparrowdo:"])  # nothing of a run, and no secret
 
@@ -131,26 +136,28 @@ def test_a_clone_is_bootstrapped_and_clean(project: Golden, ended: dict[str, End
 def test_sparrowfiles_on_clones_end_with_their_own_result(project: Golden, ended: dict[str, Ended]) -> None:
     found = json.loads(ended["tests"].stdout)
     assert ended["tests"].status == 42
-    assert [(Path(it["sparrowfile"]).name, it["exit"], it["cause"], it["clone"]) for it in found] == [
-        ("good.raku", 0, "", None),
-        ("bad.raku", 42, "the sparrowfile ended with 42", None),
+    assert [(Path(it["sparrowfile"]).name, it["exit"], it["cause"]) for it in found] == [
+        ("good.raku", 0, ""),
+        ("bad.raku", 42, "the sparrowfile ended with 42"),
     ]
     assert "hello" in found[0]["output"]
     assert "this is wrong" in found[1]["output"]
-    assert clones_of(project) == ["sparrowdo-kept"]
+    # Kept, as asked; the one of `validate` is gone.
+    assert sorted(it["clone"] for it in found) == clones_of(project)
 
 
 def test_an_interrupt_leaves_no_clone(project: Golden, ended: dict[str, Ended]) -> None:
+    before = clones_of(project)
     files = [project.file.parent / "sparrow" / name for name in ("good.raku", "bad.raku")]
     words = [word for file in files for word in ("--sparrowfile", file)]
     with project.started("sparrowdo", "sandbox-sparrow", "--jobs", "2", *words) as process:
         deadline = time.monotonic() + 60
-        while len(clones_of(project)) < 3:
+        while len(clones_of(project)) < len(before) + 2:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130
-    assert clones_of(project) == ["sparrowdo-kept"]
+    assert clones_of(project) == before
 
 
 def test_validate_says_what_is_in_the_image(ended: dict[str, Ended]) -> None:
@@ -172,12 +179,11 @@ def test_a_guest_that_dies_in_the_middle(project: Golden, ended: dict[str, Ended
     assert sparrowdos.stdout == b""
 
 
-@pytest.mark.usefixtures("ended")
 class TestKeptClone:
     """The step against a running guest that is not as it should be."""
 
-    def fails(self, project: Golden, tmp_path: Path, **fields: str) -> ToolError:
-        lease = clones.find(project.state, "sparrowdo-kept")
+    def fails(self, project: Golden, kept: str, tmp_path: Path, **fields: str) -> ToolError:
+        lease = clones.find(project.state, kept)
         assert lease.key is not None
         with pytest.raises(ToolError) as caught:
             bootstrap.carry_out(
@@ -191,14 +197,14 @@ class TestKeptClone:
             )
         return caught.value
 
-    def test_sudo_that_asks_for_a_password(self, project: Golden, tmp_path: Path) -> None:
-        project("clone", "ssh", "sparrowdo-kept", "--", "echo 'tester ALL=(ALL) ALL' > /etc/sudoers.d/tester")
-        error = self.fails(project, tmp_path, user="tester")
+    def test_sudo_that_asks_for_a_password(self, project: Golden, kept: str, tmp_path: Path) -> None:
+        project("clone", "ssh", kept, "--", "echo 'tester ALL=(ALL) ALL' > /etc/sudoers.d/tester")
+        error = self.fails(project, kept, tmp_path, user="tester")
         assert error.what == "sudo in the guest wants a password of 'tester', and Sparrowdo would wait for it for ever"
         assert "sudo: a password is required" in dict(error.details)["output"]
 
-    def test_a_key_that_the_guest_does_not_know(self, project: Golden, tmp_path: Path) -> None:
-        project("clone", "ssh", "sparrowdo-kept", "--", "useradd --create-home stranger")
-        error = self.fails(project, tmp_path, user="stranger")
+    def test_a_key_that_the_guest_does_not_know(self, project: Golden, kept: str, tmp_path: Path) -> None:
+        project("clone", "ssh", kept, "--", "useradd --create-home stranger")
+        error = self.fails(project, kept, tmp_path, user="stranger")
         assert error.what == "the guest does not let 'stranger' in over SSH"
         assert "Permission denied" in dict(error.details)["ssh says"]

@@ -138,7 +138,7 @@ def test_a_changed_file_rebuilds_the_layer_and_is_named(built: Golden) -> None:
     file.write_text("other\n")
     try:
         (*_, planned) = built("plan", "sandbox-steps", "--json").json
-        assert (planned["action"], planned["reason"]) == ("build", 'file files/a "b" $c changed')
+        assert (planned["action"], planned["reason"]) == ("rebuild", 'file files/a "b" $c changed')
     finally:
         file.write_text("text\n")
 

@@ -33,6 +33,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./@:-]+")
 # Seconds before the second, third and fourth try; a guest that has just booted settles within the first two.
 WAITS_S: tuple[float, ...] = (10.0, 30.0, 60.0)
 
+# How long a guest that broke its connections gets to be seen dead, in seconds; `watch` then says so.
+SETTLE_S = 3.0
+
 _WORDS = "Congratulations!"
 
 # Comments and empty lines, and the language's version.
@@ -149,6 +152,8 @@ def carry_out(
     for number in range(retries + 1):
         ended = _try(job, target, tries=number + 1, deadline=deadline, log=log, watch=watch)
         failure = ended.failure
+        if failure is not None and failure.status == 255:
+            _wait(SETTLE_S, watch)
         is_final = failure is None or not failure.is_passing or (is_test and failure.phase == "tasks")
         wait_s = WAITS_S[min(number, len(WAITS_S) - 1)]
         if is_final or number == retries or time.monotonic() + wait_s >= deadline:

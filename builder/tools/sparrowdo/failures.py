@@ -153,6 +153,13 @@ _RULES = (
         phases=("tasks",),
         statuses=(101,),
     ),
+    _Rule(
+        words="",
+        cause="the connection to the guest broke, or the sparrowfile itself ended with 255",
+        try_next="look at the log, and at the guest's console",
+        phases=("tasks",),
+        statuses=(255,),
+    ),
 )
 
 

@@ -1,0 +1,155 @@
+"""What one more image costs a channel that has 10, 100 or 1000 RPMs: golden's way, and createrepo_c over all of it.
+
+    PYTHONPATH=. python3 benchmarks/publish.py --json docs/benchmarks-publish.json
+
+Each channel is made of the two RPMs of each of many small images and of one base whose image has --large MiB, all
+signed. Then one more image is published and signed, --rounds times. Beside it stands what is commonly done: copy the
+RPMs to a folder, createrepo_c over all of it. Takes 3 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from builder import channels
+from builder.package import package
+from builder.progress import Reporter
+from builder.publication import Signing
+from builder.store import Store
+from builder.tools import openpgp
+from builder.tools.openpgp import Signer
+from builder.units import MIB
+from tests.builds import add_build
+
+URL = "http://mirror.example/golden"
+SPEC = """
+Name: golden-{name}
+Version: 1
+Release: 1
+Summary: Benchmark
+License: none
+BuildArch: noarch
+AutoReqProv: no
+%description
+%files
+"""
+# As golden's own: a capability, an exact requirement, a file.
+PACKAGE = """
+%package -n golden-many-{number}-image-20261101.1
+Summary: Benchmark
+AutoReqProv: no
+Provides: golden-image-id(golden-many-{number}-image-20261101.1-1-1:{digest})
+%description -n golden-many-{number}-image-20261101.1
+%files -n golden-many-{number}-image-20261101.1
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000], help="RPMs in the channel before")
+    parser.add_argument("--large", type=int, default=256, help="MiB of the one large image among them")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the result here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="golden-publish-", dir="/var/tmp") as folder:
+        result = measure(Path(folder), arguments.sizes, large_mib=arguments.large, rounds=arguments.rounds)
+    text = json.dumps(result, indent=2)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def measure(folder: Path, sizes: list[int], *, large_mib: int, rounds: int) -> dict[str, Any]:
+    openpgp.make_key(folder / "signing.asc", name="benchmark")
+    found = []
+    with openpgp.opened(Signing(file=folder / "signing.asc")) as signer:
+        assert signer is not None
+        for size in sizes:
+            found.append(one(folder / str(size), size, large_mib=large_mib, rounds=rounds, signer=signer))
+            shutil.rmtree(folder / str(size))
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"processors": os.cpu_count(), "kernel": platform.release()},
+        "large_mib": large_mib,
+        "rounds": rounds,
+        "channels": found,
+    }
+
+
+def one(folder: Path, size: int, *, large_mib: int, rounds: int, signer: Signer) -> dict[str, Any]:
+    folder.mkdir()
+    store, quiet = Store(folder, "demo"), Reporter("quiet")
+    large = folder / "large"
+    large.mkdir()
+    many = made(folder / "many", size - 1, large_mib=large_mib, signer=signer)
+    channels.publish(store, "candidate", many, url=URL, signer=signer)
+    seconds, new_bytes = [], 0
+    last: list[Path] = []
+    for number in range(rounds):
+        build = add_build(store, "sandbox-base", version=f"20261121.{number + 1}")
+        (packaged,) = package(store, [build], prefix="golden", reporter=quiet, signer=signer)
+        last = [packaged.image_rpm, packaged.link_rpm]
+        new_bytes = sum(path.stat().st_size for path in last)
+        begin = time.monotonic()
+        channels.publish(store, "candidate", last, url=URL, signer=signer)
+        seconds.append(time.monotonic() - begin)
+    begin = time.monotonic()
+    channels.publish(store, "candidate", last, url=URL, signer=signer)
+    nothing = time.monotonic() - begin
+    plain = folder / "plain"
+    plain.mkdir()
+    for path in (*many, *last):
+        os.link(path, plain / path.name)
+    begin = time.monotonic()
+    subprocess.run(["createrepo_c", "--quiet", plain], check=True)
+    full = time.monotonic() - begin
+    return {
+        "rpms_before": size,
+        "new_rpms": 2,
+        "new_bytes": new_bytes,
+        "publish_s": round(statistics.median(seconds), 3),
+        "publish_fastest_s": round(min(seconds), 3),
+        "nothing_new_s": round(nothing, 3),
+        "createrepo_c_full_s": round(full, 3),
+    }
+
+
+def made(folder: Path, count: int, *, large_mib: int, signer: Signer) -> list[Path]:
+    """`count` signed RPMs by one rpmbuild, the first with `large_mib` MiB that do not compress."""
+    folder.mkdir()
+    spec = folder / "many.spec"
+    large = folder / "large.raw"
+    with large.open("wb") as stream:
+        for _ in range(large_mib):
+            stream.write(os.urandom(MIB))
+    text = "%global _binary_payload w1.zstdio\n" + SPEC.format(name="many").replace("%files\n", "")
+    text += f"%install\nmkdir -p %{{buildroot}}/images\nln {large} %{{buildroot}}/images/large\n%files\n/images\n"
+    text += "".join(PACKAGE.format(number=number, digest=f"{number:064x}") for number in range(1, count))
+    spec.write_text(text, encoding="utf-8")
+    argv = ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {folder}", str(spec)]
+    subprocess.run(argv, check=True, capture_output=True)
+    found = sorted((folder / "RPMS").rglob("*.rpm"))
+    assert len(found) == count, len(found)
+    define = [
+        *("--define", f"_gpg_name {signer.fingerprint}"),
+        *("--define", f"_gpg_path {signer.home}"),
+        *("--define", f"__gpg {shutil.which('gpg')}"),
+    ]
+    for at in range(0, count, 200):
+        subprocess.run(["rpmsign", *define, "--addsign", *found[at : at + 200]], check=True, capture_output=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()

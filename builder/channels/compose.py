@@ -1,0 +1,154 @@
+"""One compose: what a channel was at one time, complete, signed, and never changed afterwards."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from builder.errors import ConfigError, VerifyError
+from builder.model import VERSION, Frozen, version_key
+from builder.store import sync_directory, write_atomically
+from builder.tools import createrepo
+from builder.tools.createrepo import Package
+from builder.tools.openpgp import Signer
+
+KEY = "key.asc"
+# What lies beside an image's RPM and goes where it goes; the words after its name.
+COMPANIONS = (".build.json", ".cdx.json", ".intoto.jsonl", ".tests.json")
+
+
+class Origin(Frozen):
+    """`compose.json`. previous: the compose that clients had before. why: what was done. made: UTC, ISO 8601.
+
+    added, removed: RPM file names, against `previous`.
+    """
+
+    format: int = 1
+    previous: str | None
+    why: str
+    made: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def current(channel: Path) -> Path | None:
+    """The compose that a channel's mirrorlist names; None if nothing was published yet.
+
+    Raises VerifyError if it names none that is there.
+    """
+    mirrorlist = channel / "mirrorlist"
+    if not mirrorlist.exists():
+        return None
+    line = mirrorlist.read_text(encoding="utf-8").strip()
+    compose = channel / "composes" / line.rstrip("/").rpartition("/")[2]
+    if not (compose / "repodata").is_dir():
+        raise VerifyError(
+            f"{mirrorlist} names a compose that is not there",
+            details=[("address", line), ("folder", str(compose))],
+            try_next=f"remove {mirrorlist} and publish again",
+        )
+    return compose
+
+
+def need_current(channel: Path) -> Path:
+    """As `current`; raises ConfigError if nothing was published to the channel yet."""
+    found = current(channel)
+    if found is None:
+        raise ConfigError(
+            f"nothing was published to the channel '{channel.name}' yet",
+            try_next=f"golden publish --channel {channel.name}",
+        )
+    return found
+
+
+def versions(channel: Path) -> list[str]:
+    """The composes of a channel, oldest first."""
+    found = [path.name for path in (channel / "composes").glob("*") if VERSION.fullmatch(path.name)]
+    return sorted(found, key=version_key)
+
+
+def origin(compose: Path) -> Origin | None:
+    """None for a compose of an earlier golden. Raises VerifyError if it is damaged."""
+    path = compose / "compose.json"
+    if not path.exists():
+        return None
+    try:
+        return Origin.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise VerifyError(f"{path} is damaged", details=[("reason", str(error).splitlines()[0])]) from error
+
+
+def names(folder: Path) -> list[str]:
+    """The channels below a folder, those that were published to."""
+    return sorted(path.parent.name for path in folder.glob("*/mirrorlist"))
+
+
+def companions(rpm: Path) -> Iterable[Path]:
+    """What lies beside an RPM and belongs to it, by name; not all of it needs to be there."""
+    stem = rpm.name.removesuffix(".rpm")
+    return [rpm.with_name(f"{stem}{suffix}") for suffix in COMPANIONS]
+
+
+def write(
+    compose: Path, packages: Sequence[Package], sources: Mapping[str, Path], *, origin: Origin, signer: Signer | None
+) -> None:
+    """Aside, complete, signed, on disk; then by its name. What an interrupted publication left is removed first.
+
+    sources: RPM file name -> where its bytes are now; what belongs to it lies beside it, and is taken along.
+    """
+    composes = compose.parent
+    for left in composes.glob(".*.part"):
+        shutil.rmtree(left)
+    part = composes / f".{compose.name}.part"
+    (part / "Packages").mkdir(parents=True)
+    for name, source in sources.items():
+        link(source, part / "Packages" / name)
+        for path in companions(source):
+            if path.exists():
+                link(path, part / "Packages" / path.name)
+    createrepo.write(part, packages)
+    if signer is not None:
+        signer.sign(part / "repodata/repomd.xml", part / "repodata/repomd.xml.asc")
+    write_atomically(part / "compose.json", origin.model_dump_json(indent=2) + "\n")
+    sync_directory(part / "Packages")
+    sync_directory(part / "repodata")
+    sync_directory(part)
+    part.rename(compose)
+    sync_directory(composes)
+
+
+def switch(channel: Path, *, url: str, signer: Signer | None) -> None:
+    """Let clients see the compose at `url`; what they need to trust it comes before."""
+    if signer is not None:
+        _write_if_other(channel / KEY, signer.public_key)
+    _write_if_other(channel / "mirrorlist", f"{url}\n")
+
+
+def address(url: str, compose: Path) -> str:
+    """Of a compose, as clients reach it. url: of the folder of all channels."""
+    return f"{url}/{compose.parent.parent.name}/composes/{compose.name}/"
+
+
+def link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none to give."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        shutil.copy2(source, target)
+
+
+def _write_if_other(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)

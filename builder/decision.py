@@ -1,0 +1,105 @@
+"""Definitions, store and clock -> plan: looked up once, decided as often as a build is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from builder import checks
+from builder.digests import Artifacts
+from builder.inputs import all_inputs
+from builder.model import Build, Project
+from builder.plan import Known, Planned, order, plan
+from builder.store import Store
+
+
+def decide(
+    project: Project,
+    store: Store,
+    wanted: Iterable[str],
+    *,
+    rebuild: Iterable[str] = (),
+    refresh: Iterable[str] = (),
+    standing: Mapping[str, Build] | None = None,
+    now: datetime | None = None,
+    offline: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> list[Planned]:
+    """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
+
+    standing: builds that are taken as they are, whatever has changed since. now: the real time unless given.
+    offline: as of `inputs.Repositories`. note: hears of what may take a while.
+    """
+    return Decision(
+        project,
+        store,
+        wanted,
+        rebuild=rebuild,
+        refresh=refresh,
+        standing=standing,
+        now=now,
+        offline=offline,
+        note=note,
+    ).plan()
+
+
+class Decision:
+    """Everything that a plan of `wanted` needs, read once; builds' files are looked at when it comes to them."""
+
+    def __init__(
+        self,
+        project: Project,
+        store: Store,
+        wanted: Iterable[str],
+        *,
+        rebuild: Iterable[str] = (),
+        refresh: Iterable[str] = (),
+        standing: Mapping[str, Build] | None = None,
+        now: datetime | None = None,
+        offline: Callable[[str], None] | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """As of `decide`."""
+        self.project = project
+        self.store = store
+        self.names = order(project, wanted)
+        self.rebuild, self.refresh = list(rebuild), list(refresh)
+        self.standing = dict(standing or {})
+        self.now = now or datetime.now(UTC)
+        self.inputs = all_inputs(
+            project,
+            [name for name in self.names if name not in self.standing],
+            state=store.state,
+            offline=offline,
+        )
+        self.artifacts = Artifacts(store, note=note)
+        self._faults: dict[str, str] = {}
+        self.known = Known(builds=store.builds(), fault=self._fault, checks=checks.checks(store))
+
+    def plan(self, *, done: Mapping[str, Build] | None = None) -> list[Planned]:
+        """done: images whose turn is over, with the build that stands for each."""
+        planned = self._plan(self.names, done or {})
+        self.artifacts.save()
+        return planned
+
+    def next(self, name: str, *, done: Mapping[str, Build]) -> Planned:
+        """The turn of one image, now that its parents' are over."""
+        return self._plan([name], done)[-1]
+
+    def _plan(self, names: Iterable[str], done: Mapping[str, Build]) -> list[Planned]:
+        return plan(
+            self.project,
+            names,
+            inputs=self.inputs,
+            known=replace(self.known, builds=[*self.known.builds, *done.values()]),
+            now=self.now,
+            rebuild=self.rebuild,
+            refresh=self.refresh,
+            standing={**self.standing, **done},
+        )
+
+    def _fault(self, build: Build) -> str:
+        if build.stem not in self._faults:
+            self._faults[build.stem] = self.artifacts.fault(build)
+        return self._faults[build.stem]
