@@ -32,7 +32,7 @@ class Keep(Frozen):
 def wanted(test: Test, image: str) -> dict[str, Wanted]:
     """The machines of a test on an image. A machine that names its own image keeps it."""
     return {
-        name: Wanted(image=role.image or image, memory_mib=role.memory_mib, cpus=role.cpus)
+        name: Wanted(image=role.image or image, memory_mib=role.memory_mib, cpus=role.cpus, ports=role.ports)
         for name, role in test.roles.items()
     }
 

@@ -21,6 +21,7 @@ from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
 from builder.tools.console import FATAL, Console, Patterns
+from builder.tools.domain import Forward
 
 _numbers = itertools.count(1)
 
@@ -35,13 +36,15 @@ BOOT_TRIES = 3
 class Wanted(Frozen):
     """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says.
 
-    extra_disks: sizes in bytes. is_cold: boot it, whatever memory is saved.
+    extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. is_cold: boot it, whatever
+    memory is saved.
     """
 
     image: str
     memory_mib: int | None = None
     cpus: int | None = None
     extra_disks: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()
     is_cold: bool = False
 
 
@@ -151,6 +154,7 @@ class Lab:
             accelerator=self.accelerator.kind_for(source.build.arch),
             key=self.key,
             extra_disks=wanted.extra_disks,
+            forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
             owner=clones.this_process(),
         )
         (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
@@ -174,6 +178,7 @@ class Lab:
                     port=lease.ssh_port,
                     key=lease.key or self.key,
                     console=clones.console_log(self.state, lease.name),
+                    forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
                 )
             )
         finally:

@@ -26,10 +26,6 @@ from builder.harness.watch import Watch
 from builder.tools import ssh
 from builder.tools.sparrowdo import command
 
-# Where a guest in user mode finds this host's loopback, and with it the SSH ports of the other machines.
-# Source: qemu(1), "-netdev user".
-GATEWAY = "10.0.2.2"
-
 _LATE = "ended by golden"
 
 # How ssh ends when its connection breaks, or the script ends with 255 itself. Source: ssh(1), "EXIT STATUS".
@@ -88,7 +84,9 @@ def environment(context: Context, guests: Mapping[str, Guest], *, role: str) -> 
     }
     for name, guest in guests.items():
         word = name.upper().replace("-", "_").replace(".", "_")
-        found |= {f"GOLDEN_HOST_{word}": GATEWAY, f"GOLDEN_PORT_{word}": str(guest.address.port)}
+        host, ssh_port = guest.place_of(22)
+        found |= {f"GOLDEN_HOST_{word}": host, f"GOLDEN_PORT_{word}": str(ssh_port)}
+        found |= {f"GOLDEN_PORT_{word}_{port}": str(guest.place_of(port)[1]) for port in guest.address.forwards}
     return found | context.test.environment
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from builder.harness.evidence import Collector
 from builder.harness.guest import Guest
 from builder.harness.lab import Lab, Wanted
 from builder.harness.outcome import Outcome
+from builder.harness.payload import Context, environment
 from builder.harness.revival import Revival, name_of
 from builder.harness.schedule import Job
 from builder.harness.watch import HICCUP, Lost, Watch, patterns
@@ -128,6 +130,33 @@ def test_a_host_without_the_key_is_no_fault_of_the_test(lab: Lab, job: Job, tmp_
     found = attempt(lab, job, tmp_path / "results")
     assert found.cause == "host"
     assert "machines for tests need the key that their image lets in" in found.why
+
+
+def test_machines_reach_each_others_ports(lab: Lab, job: Job) -> None:
+    """The guests' own part is QEMU's; here is what golden tells them."""
+    wanted = WANTED.model_copy(update={"ports": (80, 443)})
+    with lab.running({"web-1": wanted, "main": WANTED}, is_waited=False) as guests:
+        web, main = guests["web-1"], guests["main"]
+        assert web.place_of(22) == ("10.0.2.2", web.address.port)
+        assert set(web.address.forwards) == {80, 443}
+        for port in web.address.forwards.values():
+            with socket.create_connection(("127.0.0.1", port), timeout=5):
+                pass
+        context = Context(
+            test=job.tests[0], run=2, deadline=0, logs=job.tests[0].folder, collect=job.tests[0].folder, boot_limit_s=1
+        )
+        assert environment(context, guests, role="main") == {
+            "GOLDEN_TEST": job.tests[0].name,
+            "GOLDEN_RUN": "2",
+            "GOLDEN_MACHINE": "main",
+            "GOLDEN_RESULTS": f"/var/tmp/golden-results-net_it-{os.getpid()}",
+            "GOLDEN_HOST_WEB_1": "10.0.2.2",
+            "GOLDEN_PORT_WEB_1": str(web.address.port),
+            "GOLDEN_PORT_WEB_1_80": str(web.address.forwards[80]),
+            "GOLDEN_PORT_WEB_1_443": str(web.address.forwards[443]),
+            "GOLDEN_HOST_MAIN": "10.0.2.2",
+            "GOLDEN_PORT_MAIN": str(main.address.port),
+        }
 
 
 # --- guests that die
