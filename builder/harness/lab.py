@@ -77,7 +77,9 @@ class Lab:
         return clones.locate(name, version or None, images=self.images, builds=self.builds)
 
     def memory_mib(self, wanted: Wanted) -> int:
-        return wanted.memory_mib or self.source(wanted.image).build.memory_mib
+        """What it declares. Raises ConfigError if there is no such image, whatever it declares."""
+        source = self.source(wanted.image)
+        return wanted.memory_mib or source.build.memory_mib
 
     @contextlib.contextmanager
     def running(
