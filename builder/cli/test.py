@@ -199,7 +199,7 @@ def _print_summary(summary: Summary, place: Path) -> None:
 def _need_green(summary: Summary, place: Path) -> None:
     failed = summary.of("failed")
     if failed:
-        bundle = next((it.last.kept for it in failed if it.last.kept), None)
+        bundle = next((it.last.bundle for it in failed if it.last.bundle), None)
         raise VerifyError(
             f"{len(failed)} of {len(summary.results)} tests failed",
             details=[("", f"{it.test} on {it.image}: {it.note}") for it in failed],
