@@ -23,6 +23,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ from pydantic import ValidationError
 
 from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import Build, ImageId, version_key
+
+_FORK_TRIES, _FORK_WAIT_S = 100, 0.05
 
 
 def default_state() -> Path:
@@ -95,19 +98,31 @@ def _taken(
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "a process that did not say its name"
-            if waiting is None:
+            is_ours = holder.startswith(f"pid {os.getpid()} ") and _comes_free(stream, kind)
+            if not is_ours and waiting is None:
                 raise HostError(
                     f"could not lock {what}: another golden is at work on it",
                     details=[("holder", holder)],
                     try_next="wait for it to end, or end it, and run the same command again",
                 ) from None
-            waiting(holder)
-            fcntl.flock(stream, kind)
+            if not is_ours and waiting is not None:
+                waiting(holder)
+                fcntl.flock(stream, kind)
         if not is_shared:
             stream.truncate(0)
             stream.write(f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n")
             stream.flush()
         yield stream
+
+
+def _comes_free(stream: IO[str], kind: int) -> bool:
+    """A lock that this process has let go is held on by a program that another thread is starting, until its exec."""
+    for _ in range(_FORK_TRIES):
+        time.sleep(_FORK_WAIT_S)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 class Store:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -211,3 +213,15 @@ def test_threads_that_write_the_same_file_do_not_disturb_each_other(tmp_path: Pa
         list(pool.map(lambda text: write_atomically(path, text), texts))
     assert path.read_text() in texts
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_lock_that_a_program_about_to_start_still_has_comes_free(tmp_path: Path) -> None:
+    """Between fork and exec it has the files of all threads."""
+    path = tmp_path / "lock"
+    with lock(path, what="a trial"):
+        pass
+    held = path.open("r")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    threading.Timer(0.3, held.close).start()
+    with lock(path, what="a trial"):
+        assert held.closed

@@ -34,7 +34,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./@:-]+")
 WAITS_S: tuple[float, ...] = (10.0, 30.0, 60.0)
 
 # How long a guest that broke its connections gets to be seen dead, in seconds; `watch` then says so.
-SETTLE_S = 3.0
+SETTLE_S = 15.0
 
 _WORDS = "Congratulations!"
 
