@@ -2,7 +2,7 @@
 
 golden sends this file's text into the guest; it imports nothing of golden's and runs with Python 3.6 or later. It waits
 at the second serial port for a line of JSON: {"now", "entropy", "machine_id", "hostname", "macs", "host_keys",
-"authorized_key"}; to any other line it answers that it waits. The host keys are made by the host: which is faster
+"authorized_key"}; to any other line it answers that it waits. The host keys are made by the host: faster
 than a guest without an accelerator, and the guest's random numbers are still those that all clones were saved with.
 """
 
