@@ -37,6 +37,9 @@ Size = Annotated[int, BeforeValidator(lambda value: parse_size(str(value)))]
 Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class Script(Frozen):
     """run: a file of the test's folder. on: the role of the machine that runs it."""
 
@@ -45,11 +48,12 @@ class Script(Frozen):
 
 
 class Role(Frozen):
-    """A machine of a test. None: what the test, and then the image, says."""
+    """A machine of a test. None: what the test, and then the image, says. ports: that other machines reach it at."""
 
     image: str | None = None
     memory_mib: int | None = None
     cpus: int | None = None
+    ports: tuple[int, ...] = ()
 
 
 class Test(Frozen):
@@ -92,6 +96,7 @@ class _Machine(Raw):
     image: str | None = None
     memory: Size | None = None
     cpus: Annotated[int, Field(ge=1)] | None = None
+    ports: list[Port] | None = None
 
 
 class _Limits(Raw):
@@ -110,6 +115,7 @@ class _Test(Raw):
     suite: str | None = None
     memory: Size | None = None
     cpus: Annotated[int, Field(ge=1)] | None = None
+    ports: list[Port] = Field(default=[])
     scripts: list[str | _Script] = Field(default=[])
     sparrowfile: str | None = None
     pytest: str | None = None
@@ -228,7 +234,12 @@ def _roles(raw: _Test) -> dict[str, Role]:
     own = raw.machines or [MAIN]
     tables = dict.fromkeys(own, _Machine()) if isinstance(own, list) else own
     return {
-        name: Role(image=it.image, memory_mib=_mib(it.memory or raw.memory), cpus=it.cpus or raw.cpus)
+        name: Role(
+            image=it.image,
+            memory_mib=_mib(it.memory or raw.memory),
+            cpus=it.cpus or raw.cpus,
+            ports=tuple(raw.ports if it.ports is None else it.ports),
+        )
         for name, it in tables.items()
     }
 
