@@ -32,7 +32,13 @@ class Keep(Frozen):
 def wanted(test: Test, image: str) -> dict[str, Wanted]:
     """The machines of a test on an image. A machine that names its own image keeps it."""
     return {
-        name: Wanted(image=role.image or image, memory_mib=role.memory_mib, cpus=role.cpus, ports=role.ports)
+        name: Wanted(
+            image=role.image or image,
+            memory_mib=role.memory_mib,
+            cpus=role.cpus,
+            ports=role.ports,
+            user_data=(test.folder / role.seed).read_text(encoding="utf-8") if role.seed else None,
+        )
         for name, role in test.roles.items()
     }
 

@@ -36,8 +36,8 @@ BOOT_TRIES = 3
 class Wanted(Frozen):
     """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says.
 
-    extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. is_cold: boot it, whatever
-    memory is saved.
+    extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. user_data: of a cloud-init
+    NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved.
     """
 
     image: str
@@ -45,6 +45,7 @@ class Wanted(Frozen):
     cpus: int | None = None
     extra_disks: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
+    user_data: str | None = None
     is_cold: bool = False
 
 
@@ -157,6 +158,8 @@ class Lab:
             key=self.key,
             extra_disks=wanted.extra_disks,
             forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
+            has_seed=wanted.user_data is not None,
+            user_data=wanted.user_data,
             owner=clones.this_process(),
         )
         (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
