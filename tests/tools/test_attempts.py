@@ -203,6 +203,17 @@ def test_a_panic_ends_the_wait_at_once(lab: Lab) -> None:
     assert time.monotonic() - begin < 60
 
 
+def test_one_machine_that_dies_ends_the_wait_for_the_others(lab: Lab) -> None:
+    begin = time.monotonic()
+    with (
+        pytest.raises(ToolError) as caught,
+        lab.running({"other": WANTED, "main": WANTED}, boot_timeout_s=600, on_start=say(f"{PANIC}dead")),
+    ):
+        pytest.fail("it boots")
+    assert caught.value.what.startswith("main ")
+    assert time.monotonic() - begin < 60
+
+
 def test_a_hiccup_of_the_host_is_another_boot(lab: Lab) -> None:
     error = why_not(lab, boot_timeout_s=1, said=PANIC + HICCUP)
     assert error.what.endswith("no answer within 5 s")
