@@ -247,6 +247,10 @@ class _Attempt:
         mine = [it for it in self._outcomes if it.test not in self._bundled]
         failed = [it for it in mine if not it.passed and it.cause != "stopped"]
         self._bundled |= {it.test for it in mine}
+        if any(it.cause not in (*_DEAD, "boot", "results") for it in failed):
+            # The plug is pulled in a moment, and the last half minute would be in the guest's memory alone.
+            for guest in guests.values():
+                guest.settle()
         for outcome in failed:
             self._collectors[outcome.test].look_at_screens(addresses, connection)
         for outcome in failed:
