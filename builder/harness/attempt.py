@@ -32,7 +32,13 @@ class Keep(Frozen):
 def wanted(test: Test, image: str) -> dict[str, Wanted]:
     """The machines of a test on an image. A machine that names its own image keeps it."""
     return {
-        name: Wanted(image=role.image or image, memory_mib=role.memory_mib, cpus=role.cpus, ports=role.ports)
+        name: Wanted(
+            image=role.image or image,
+            memory_mib=role.memory_mib,
+            cpus=role.cpus,
+            ports=role.ports,
+            user_data=(test.folder / role.seed).read_text(encoding="utf-8") if role.seed else None,
+        )
         for name, role in test.roles.items()
     }
 
@@ -241,6 +247,10 @@ class _Attempt:
         mine = [it for it in self._outcomes if it.test not in self._bundled]
         failed = [it for it in mine if not it.passed and it.cause != "stopped"]
         self._bundled |= {it.test for it in mine}
+        if any(it.cause not in (*_DEAD, "boot", "results") for it in failed):
+            # The plug is pulled in a moment, and the last half minute would be in the guest's memory alone.
+            for guest in guests.values():
+                guest.settle()
         for outcome in failed:
             self._collectors[outcome.test].look_at_screens(addresses, connection)
         for outcome in failed:

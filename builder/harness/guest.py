@@ -100,6 +100,10 @@ class Guest:
         """Copy a file or folder to the machine. Raises ToolError."""
         scp.send(self.target, local, remote)
 
+    def settle(self) -> None:
+        """What it has written is on its disk, as far as it is still able to see to that."""
+        self._ask("sync")
+
     def console(self) -> str:
         """All that its serial console has said."""
         path = self.address.console

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from builder import clones, config, preflight
@@ -36,8 +37,8 @@ BOOT_TRIES = 3
 class Wanted(Frozen):
     """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says.
 
-    extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. is_cold: boot it, whatever
-    memory is saved.
+    extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. user_data: of a cloud-init
+    NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved.
     """
 
     image: str
@@ -45,6 +46,7 @@ class Wanted(Frozen):
     cpus: int | None = None
     extra_disks: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
+    user_data: str | None = None
     is_cold: bool = False
 
 
@@ -117,13 +119,7 @@ class Lab:
                 yield guests
                 return
             try:
-                with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
-                    waits = [
-                        pool.submit(_wait, guest, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
-                        for guest in guests.values()
-                    ]
-                    for wait in waits:
-                        wait.result()
+                _wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
             except GoldenError as error:
                 on_failure(guests, error)
                 raise
@@ -157,6 +153,8 @@ class Lab:
             key=self.key,
             extra_disks=wanted.extra_disks,
             forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
+            has_seed=wanted.user_data is not None,
+            user_data=wanted.user_data,
             owner=clones.this_process(),
         )
         (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
@@ -225,6 +223,33 @@ def open_lab(
 def _unique_name(role: str) -> str:
     """A clone's name that no other test of this host has; roles are short, as the name may take 40 characters."""
     return f"{role[:20]}-{os.getpid()}-{next(_numbers)}"
+
+
+def _wait_for_all(
+    guests: Mapping[str, Guest],
+    connection: libvirt.Connection,
+    *,
+    limit_s: float,
+    fatal: Patterns,
+    is_stopped: Callable[[], bool],
+) -> None:
+    """Until all answer. The first that will not, or an interrupt, ends the wait for the others, too."""
+    given_up = threading.Event()
+
+    def is_over() -> bool:
+        return given_up.is_set() or is_stopped()
+
+    with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
+        waits = [
+            pool.submit(_wait, guest, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_over)
+            for guest in guests.values()
+        ]
+        try:
+            for wait in as_completed(waits):
+                wait.result()
+        except BaseException:
+            given_up.set()
+            raise
 
 
 def start_again(guest: Guest, connection: libvirt.Connection) -> None:

@@ -154,10 +154,10 @@ def _script(
 
 
 def _is_same_boot(guest: Guest, boot: str) -> bool:
+    """A machine on its way down still answers for a moment."""
     try:
-        # A machine on its way down still answers for a moment.
-        state = guest.run("systemctl", "is-system-running", "--quiet", timeout_s=20) or "up"
-        return bool(state) and ssh.boot_id(guest.target, timeout_s=20) == boot
+        state = guest.run("sh", "-c", "systemctl is-system-running || true", timeout_s=30).strip()
+        return state != "stopping" and ssh.boot_id(guest.target, timeout_s=30) == boot
     except ToolError:
         return False
 

@@ -15,7 +15,7 @@ import pytest
 from builder import clones
 from builder.errors import ConfigError, ToolError, VerifyError
 from builder.harness import evidence
-from builder.harness.attempt import Attempts, Keep
+from builder.harness.attempt import Attempts, Keep, wanted
 from builder.harness.declaration import Role, Script, Test
 from builder.harness.evidence import Collector
 from builder.harness.guest import Guest
@@ -134,8 +134,8 @@ def test_a_host_without_the_key_is_no_fault_of_the_test(lab: Lab, job: Job, tmp_
 
 def test_machines_reach_each_others_ports(lab: Lab, job: Job) -> None:
     """The guests' own part is QEMU's; here is what golden tells them."""
-    wanted = WANTED.model_copy(update={"ports": (80, 443)})
-    with lab.running({"web-1": wanted, "main": WANTED}, is_waited=False) as guests:
+    with_ports = WANTED.model_copy(update={"ports": (80, 443)})
+    with lab.running({"web-1": with_ports, "main": WANTED}, is_waited=False) as guests:
         web, main = guests["web-1"], guests["main"]
         assert web.place_of(22) == ("10.0.2.2", web.address.port)
         assert set(web.address.forwards) == {80, 443}
@@ -157,6 +157,19 @@ def test_machines_reach_each_others_ports(lab: Lab, job: Job) -> None:
             "GOLDEN_HOST_MAIN": "10.0.2.2",
             "GOLDEN_PORT_MAIN": str(main.address.port),
         }
+
+
+def test_a_machine_has_the_seed_of_its_test(lab: Lab, job: Job, connection: Connection) -> None:
+    test = job.tests[0]
+    (test.folder / "seed.yaml").write_text("#cloud-config\nhostname: from-the-test\n")
+    seeded = test.model_copy(update={"roles": {"main": test.roles["main"].model_copy(update={"seed": "seed.yaml"})}})
+    with lab.running(wanted(seeded, IMAGE), is_waited=False) as guests:
+        clone = guests["main"].address.clone
+        seed = clones.directory(lab.state, clone) / "seed.iso"
+        assert b"hostname: from-the-test" in seed.read_bytes()
+        domain = connection.find(f"golden-{clone}")
+        assert domain is not None
+        assert str(seed) in domain.xml()
 
 
 # --- guests that die
@@ -187,6 +200,17 @@ def test_a_panic_ends_the_wait_at_once(lab: Lab) -> None:
     error = why_not(lab, boot_timeout_s=600, said=f"{PANIC}VFS: Unable to mount root fs")
     assert error.what.startswith(f"main ({IMAGE}@20261121.1) did not boot: the kernel panicked: ")
     assert error.what.endswith("VFS: Unable to mount root fs")
+    assert time.monotonic() - begin < 60
+
+
+def test_one_machine_that_dies_ends_the_wait_for_the_others(lab: Lab) -> None:
+    begin = time.monotonic()
+    with (
+        pytest.raises(ToolError) as caught,
+        lab.running({"other": WANTED, "main": WANTED}, boot_timeout_s=600, on_start=say(f"{PANIC}dead")),
+    ):
+        pytest.fail("it boots")
+    assert caught.value.what.startswith("main ")
     assert time.monotonic() - begin < 60
 
 
@@ -232,8 +256,7 @@ def test_the_watch_says_what_became_of_a_machine(lab: Lab, connection: Connectio
 def bundle(lab: Lab, job: Job, tmp_path: Path, connection: Connection) -> Path:
     """Of a machine into whose disk something was written."""
     place = tmp_path / "bundle"
-    wanted = {"main": WANTED}
-    with lab.running(wanted, is_waited=False) as guests:
+    with lab.running({"main": WANTED}, is_waited=False) as guests:
         collector = Collector(place, job.tests[0], state=lab.state)
         addresses = {name: guest.address for name, guest in guests.items()}
         domain = connection.find(f"golden-{addresses['main'].clone}")

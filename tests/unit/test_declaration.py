@@ -43,15 +43,16 @@ until = 2026-12-31
 memory = "2 GiB"
 cpus = 2
 ports = [443, 8443]
+seed = "engine.yaml"
 [machines.host0]
 image = "c"
 """
-    assert load(tmp_path, text, "setup.sh", "sub/check.sh") == Test(
+    assert load(tmp_path, text, "setup.sh", "sub/check.sh", "engine.yaml") == Test(
         name="it",
         folder=tmp_path / "it",
         images=("a", "b@20261121.1"),
         roles={
-            "engine": Role(memory_mib=2048, cpus=2, ports=(443, 8443)),
+            "engine": Role(memory_mib=2048, cpus=2, ports=(443, 8443), seed="engine.yaml"),
             "host0": Role(image="c", memory_mib=1024, ports=(80,)),
         },
         suite="net",
@@ -102,6 +103,7 @@ def test_a_file_is_a_test_as_a_folder_is(tmp_path: Path) -> None:
             "line 2, it/golden-test.toml, ports.0: input should be less",
         ),
         ('scripts = ["a.sh"]\nlimits = { run = "5" }', "limits.run: '5' is not a duration"),
+        ('scripts = ["a.sh"]\nseed = "s.yaml"', "line 2, it/golden-test.toml, seed: there is no file 's.yaml'"),
         ('scripts = ["a.sh"]\nfatal = ["("]', "fatal.0: '(' is no regular expression"),
         ('pytest = "a.sh"\nresults = "disk"', "results: results come on a disk from scripts on a single machine"),
         ('scripts = ["a.sh"]\nuntil = 2026-12-31', "until: a date without a 'bug' says nothing"),
