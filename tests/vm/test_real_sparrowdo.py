@@ -4,8 +4,10 @@ It is in no package mirror, so this runs where somebody put it on PATH, and is r
 has to get Sparrow6 from somewhere:
 
 GOLDEN_TEST_ZEF     folder of Raku distributions, as the step's `zef` takes them; without it zef asks the network
-GOLDEN_TEST_RAKU    installation repository (`zef install --to=inst#FOLDER`) of the same Rakudo, with Sparrow6 and
-                    Sparky::JobApi in it, copied into the guest; compiling them there takes long under TCG
+GOLDEN_TEST_RAKU    Rakudo's folder `site`, of a machine with the guest's very Rakudo, with Sparrow6 and Sparky::JobApi
+                    installed there (`zef install --to=site`), to be copied into the guest. Under TCG the guest needs
+                    it: compiling Sparrow6 there takes longer than the test waits. A repository of another name does
+                    not do, as Rakudo then compiles all of it again.
 """
 
 from __future__ import annotations
