@@ -111,11 +111,11 @@ class Trail:
         """The overlay at `next` is made: from now on it is the one to write to."""
         self._write(files=(*self.record.files, self.next.name))
 
-    def rewind(self, checkpoint: Checkpoint) -> None:
-        """Forget what was written after `checkpoint`, and remove it."""
+    def rewind(self, checkpoint: Checkpoint, *, inputs: Mapping[str, str]) -> None:
+        """Forget what was written after `checkpoint`, and remove it. inputs: what decides the result from now on."""
         files = self.record.files[: self.record.files.index(checkpoint.disk) + 1]
         kept = self.record.checkpoints[: self.record.checkpoints.index(checkpoint) + 1]
-        self._write(files=files, checkpoints=kept)
+        self._write(files=files, checkpoints=kept, inputs=dict(inputs))
         for path in self.work.glob("disk*.qcow2"):
             if path.name not in files:
                 path.unlink()

@@ -7,8 +7,6 @@ This process only decides whose turn it is.
 from __future__ import annotations
 
 import contextlib
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,10 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder import causes, nights, preflight, run, store, verdicts, verification
+from builder import nights, preflight, store, verdicts, verification
 from builder.channels.promotion import read_withdrawn
-from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, HostError, ToolError
+from builder.errors import GoldenError, HostError
 from builder.model import Build, Project
+from builder.night_steps import Steps
 from builder.nights import Attempt, Night, Outcome, Publication, Turn
 from builder.pipeline import clear, decide
 from builder.plan import Planned, order
@@ -27,9 +26,6 @@ from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import libvirt
 from builder.units import GIB
-
-_STEP_TIMEOUT_S = 24 * 3600
-_PUBLISH_TIMEOUT_S = 4 * 3600
 
 # What a job takes beside its machine's memory: golden, QEMU, and the page cache that makes them bearable.
 _OVERHEAD_MIB = 512
@@ -74,10 +70,6 @@ class _Branch:
     verify_s: float | None = None
     attempts: list[Attempt] = field(default_factory=list)
     log: str | None = None
-
-
-class Cancelled(Exception):
-    """The night ends; the step at work is ended with it."""
 
 
 def job_mib(memory_mib: int) -> int:
@@ -139,7 +131,9 @@ class _Night:
         self._reporter = reporter
         self._version = version
         self._folder = folder
-        self._cancelled = threading.Event()
+        self._steps = Steps(
+            project, store_, folder=folder, retries=settings.retries, pause_s=settings.pause_s, reporter=reporter
+        )
         self._started = datetime.now(UTC)
         self._begin = time.monotonic()
         names = order(project, settings.images or list(project.images))
@@ -265,7 +259,7 @@ class _Night:
                         if branch not in at_work.values():
                             self._settle(branch)
             except BaseException:
-                self._cancelled.set()
+                self._steps.cancel()
                 raise
 
     def _memory_mib(self, branch: _Branch) -> int:
@@ -308,52 +302,16 @@ class _Night:
         """Run one golden command for an image; the seconds that it took, with all that it was tried."""
         begin = time.monotonic()
         self._reporter.note(f"{branch.image}: {step} …")
-        self._tried(branch, step, lambda log: self._golden(words, why=f"{step} {branch.image}", log=log))
+        self._tried(branch, step, lambda log: self._steps.golden(words, why=f"{step} {branch.image}", log=log))
         return round(time.monotonic() - begin, 1)
 
     def _tried(self, branch: _Branch, step: str, do: Callable[[Path], None]) -> None:
         """Do it, and again if why it failed may pass; if it fails in the end, that is the branch's outcome."""
-        code = self._repeatedly(step, f"{branch.image}-{step}", do, branch.attempts)
+        code = self._steps.repeatedly(step, f"{branch.image}-{step}", do, branch.attempts)
         if code:
             branch.outcome, branch.exit_code = "failed", code
             branch.log = branch.attempts[-1].log
             self._reporter.note(f"{branch.image}: {step} failed: {branch.attempts[-1].error.splitlines()[0]}")
-
-    def _repeatedly(self, step: str, name: str, do: Callable[[Path], None], attempts: list[Attempt]) -> int:
-        """The exit code of the last try, 0 if it went well."""
-        for number in range(1, self._settings.retries + 2):
-            log = self._folder / "logs" / f"{name}-{number}.log"
-            try:
-                do(log)
-                return 0
-            except GoldenError as error:
-                code, text = failed_with(error, log)
-            cause = causes.cause_of(code, text)
-            place = str(log.relative_to(self._folder)) if log.exists() else ""
-            attempts.append(Attempt(step=step, cause=cause, error=text, log=place))
-            if code == INTERRUPTED_EXIT_CODE or not causes.may_pass(cause) or number > self._settings.retries:
-                return code
-            self._reporter.note(f"{name}: {cause}; again in {self._settings.pause_s:.0f} s")
-            if self._cancelled.wait(self._settings.pause_s):
-                raise Cancelled
-        return 0
-
-    def _golden(self, words: Sequence[str], *, why: str, log: Path, timeout_s: float = _STEP_TIMEOUT_S) -> None:
-        run.run(
-            [
-                *(sys.executable, "-m", "builder"),
-                *("--file", self._project.file, "--state", self._store.state, "--progress", "plain"),
-                *words,
-            ],
-            why=why,
-            timeout_s=timeout_s,
-            log=log,
-            watch=self._watch,
-        )
-
-    def _watch(self) -> None:
-        if self._cancelled.is_set():
-            raise Cancelled
 
     # --- what comes of it
 
@@ -373,9 +331,9 @@ class _Night:
             self._reporter.note(f"{step} …")
 
             def do(log: Path, words: Sequence[str] = words, step: str = step) -> None:
-                self._golden(words, why=f"{step} the night", log=log, timeout_s=_PUBLISH_TIMEOUT_S)
+                self._steps.golden(words, why=f"{step} the night", log=log)
 
-            code = self._repeatedly(step, step, do, attempts)
+            code = self._steps.repeatedly(step, step, do, attempts)
             if code:
                 break
             steps.append(step)
@@ -438,13 +396,3 @@ class _Night:
     def _newest_verdict(self, image: str) -> verdicts.Verdict | None:
         build = self._store.newest(image)
         return verdicts.read(self._store, build) if build else None
-
-
-def failed_with(error: GoldenError, log: Path) -> tuple[int, str]:
-    """The exit code and the text of a step that failed: what golden printed, if it was a golden of its own."""
-    end = dict(error.details).get("end", "")
-    if isinstance(error, ToolError) and end.startswith("exit ") and log.exists():
-        said = log.read_text(encoding="utf-8", errors="replace").rpartition("golden: error: ")[2].strip()
-        return int(end.removeprefix("exit ")), said
-    rows = [f"  {label}: {text}" for label, text in error.details]
-    return error.exit_code, "\n".join([error.what, *rows])

@@ -51,7 +51,7 @@ def begin(project: Project, store: Store, planned: Planned, *, parent: Build | N
     if old is not None:
         found = find(project, image, planned.inputs, parent=parent.id if parent else None, trail=old)
         if found.checkpoint is not None:
-            old.rewind(found.checkpoint)
+            old.rewind(found.checkpoint, inputs=found.inputs)
             done = after(image, found.checkpoint)
             update = {"inputs": found.inputs, "key": content_key(found.inputs), "why": f"{planned.why}, after {done}"}
             return Start(

@@ -9,20 +9,12 @@ import click
 from builder import night, nights, report, verdicts
 from builder.cli.build import chosen, images_argument
 from builder.cli.publish import channel_name
-from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
+from builder.cli.session import Session, duration, examples, json_option, pass_session, print_json, print_table
 from builder.nights import Night
-from builder.units import format_seconds, parse_duration
+from builder.units import format_seconds
 
 # Nights that the plots go back.
 _TREND = 30
-
-
-def _parse_pause(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    """Seconds."""
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command(
@@ -48,7 +40,7 @@ def _parse_pause(_context: click.Context, _parameter: click.Parameter, text: str
     help="Images at work at once, as memory and disk allow.  [default: half the processors]",
 )
 @click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Of what may pass by itself.")
-@click.option("--pause", default="60s", show_default=True, callback=_parse_pause, help="Before each of them.")
+@click.option("--pause", default="60s", show_default=True, callback=duration, help="Before each of them.")
 @click.option(
     "--report",
     "copies",

@@ -22,6 +22,7 @@ from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import openpgp
 from builder.tools.openpgp import Signer
+from builder.units import parse_duration
 
 
 @dataclass
@@ -77,6 +78,14 @@ images_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option
 def examples(*lines: str) -> str:
     """An epilog with examples, kept as typed."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def duration(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+    """Of an option: seconds."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def print_json(value: object) -> None:

@@ -14,7 +14,16 @@ import click
 
 from builder import clones, preflight, run
 from builder.cli.build import complete_image
-from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
+from builder.cli.session import (
+    Session,
+    duration,
+    examples,
+    images_option,
+    json_option,
+    pass_session,
+    print_json,
+    print_table,
+)
 from builder.config_steps import parse_step
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.sparrowfiles import Bed, Follower, Outcome, run_many, run_one
@@ -23,15 +32,7 @@ from builder.tools import libvirt, ssh
 from builder.tools.free_port import free_port
 from builder.tools.sparrowdo import bootstrap, command
 from builder.tools.sparrowdo.command import Job
-from builder.units import format_seconds, parse_duration
-
-
-def _parse_timeout(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
+from builder.units import format_seconds
 
 _key = click.option(
     "--key",
@@ -44,7 +45,7 @@ _timeout = click.option(
     "timeout_s",
     default="20 min",
     show_default=True,
-    callback=_parse_timeout,
+    callback=duration,
     metavar="TIME",
     help="For each sparrowfile, on a machine with KVM.",
 )

@@ -11,7 +11,16 @@ from typing import cast, get_args
 import click
 
 from builder import clones
-from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
+from builder.cli.session import (
+    Session,
+    duration,
+    examples,
+    images_option,
+    json_option,
+    pass_session,
+    print_json,
+    print_table,
+)
 from builder.errors import VerifyError
 from builder.harness import declaration, schedule, suite
 from builder.harness.attempt import Attempts, Keep
@@ -19,7 +28,7 @@ from builder.harness.declaration import Test
 from builder.harness.evidence import KINDS, Kind
 from builder.harness.lab import Lab, open_lab
 from builder.harness.suite import Summary
-from builder.units import format_seconds, parse_duration
+from builder.units import format_seconds
 
 
 def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[Kind, ...]:
@@ -30,13 +39,6 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
         if word not in get_args(Kind):
             raise click.BadParameter(f"'{word}' is none of {', '.join(KINDS)}, all, none")
     return cast(tuple[Kind, ...], tuple(words))
-
-
-def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command(
@@ -66,7 +68,7 @@ def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -
 @click.option("--keep-pass", callback=_kinds, default="boot,logs,collect", show_default=True, help="Keep if it passed.")
 @click.option("--keep-fail", callback=_kinds, default="all", show_default=True, help="Keep if it failed.")
 @click.option(
-    "--keep-for", "keep_s", callback=_duration, default="14 d", show_default=True, help="Then results are removed."
+    "--keep-for", "keep_s", callback=duration, default="14 d", show_default=True, help="Then results are removed."
 )
 @click.option("--list", "is_list", is_flag=True, help="Print what would run, and run nothing.")
 @click.option("--dry-run", is_flag=True, help="The same, with machines and memory.")
@@ -197,7 +199,7 @@ def _print_summary(summary: Summary, place: Path) -> None:
 def _need_green(summary: Summary, place: Path) -> None:
     failed = summary.of("failed")
     if failed:
-        bundle = next((it.last.kept for it in failed if it.last.kept), None)
+        bundle = next((it.last.bundle for it in failed if it.last.bundle), None)
         raise VerifyError(
             f"{len(failed)} of {len(summary.results)} tests failed",
             details=[("", f"{it.test} on {it.image}: {it.note}") for it in failed],

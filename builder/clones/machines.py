@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -49,16 +50,27 @@ def start(
         pins.check(lease.pins, what=f"the clone '{name}'", is_full=False)
         remove_stray(name, state=state, connection=connection, is_known=True)
         limit = capacity or host_capacity()
-        with reporter.step(f"start {name}") as step, reserved(lease.memory_mib, limit, names=name, note=step.note):
-            starter = _Starter(lease, state=state, connection=connection, reporter=reporter)
+        with reporter.step(f"start {name}") as step:
+            starter = _Starter(lease, limit, state=state, connection=connection, reporter=reporter, note=step.note)
             return starter.cold() if is_cold else starter.warm_or_cold()
 
 
 class _Starter:
-    """One start of one clone. The caller holds the clone's lock and the host's memory account."""
+    """One start of one clone. The caller holds the clone's lock."""
 
-    def __init__(self, lease: Lease, *, state: Path, connection: Connection, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        limit: Capacity,
+        *,
+        state: Path,
+        connection: Connection,
+        reporter: Reporter,
+        note: Callable[[str], None],
+    ) -> None:
         self._lease = lease
+        self._limit = limit
+        self._note = note
         self._state = state
         self._place = directory(state, lease.name)
         self._connection = connection
@@ -76,10 +88,18 @@ class _Starter:
             self._reporter.note(f"{self._lease.name} boots: it cannot go on from saved memory: {_reason(error)}")
             self._undo()
             return self.cold()
+        except BaseException:
+            # Nobody must ever log in to one that is still the saved guest.
+            self._undo()
+            raise
 
     def cold(self) -> Lease:
-        self._with_ports(lambda lease: self._define(lease).start())
+        with self._reserved():
+            self._with_ports(lambda lease: self._define(lease).start())
         return self._lease
+
+    def _reserved(self) -> contextlib.AbstractContextManager[None]:
+        return reserved(self._lease.memory_mib, self._limit, names=self._lease.name, note=self._note)
 
     def _warm(self, memory: Saved, memory_place: Path) -> Lease:
         pins.check(memory.pins, what="the saved memory", is_full=False)
@@ -93,7 +113,7 @@ class _Starter:
             renewed = machine(lease, self._place).model_copy(update={"renewal": self._place / _RENEWAL})
             saved.resume(memory, memory_place, renewed, connection=self._connection)
 
-        with saved.lock(self._state, memory.circumstances.key):
+        with self._reserved(), saved.lock(self._state, memory.circumstances.key):
             self._with_ports(resume)
         renewed = machine(self._lease, self._place).model_copy(update={"renewal": self._place / _RENEWAL})
         saved.renew(self._lease, memory, renewed)

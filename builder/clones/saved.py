@@ -174,7 +174,7 @@ def resume(saved: Saved, place: Path, machine: Machine, *, connection: Connectio
     connection.restore(memory)
 
 
-def renew(lease: Lease, saved: Saved, machine: Machine, *, timeout_s: float = RENEW_TIMEOUT_S) -> None:
+def renew(lease: Lease, saved: Saved, machine: Machine) -> None:
     """Have the agent in the guest's memory make the guest another one. Raises ToolError."""
     if machine.renewal is None:
         raise ValueError("the machine has no second serial port")
@@ -188,13 +188,13 @@ def renew(lease: Lease, saved: Saved, machine: Machine, *, timeout_s: float = RE
         "authorized_key": lease.authorized_key,
     }
     with _port(machine.renewal) as port:
-        port.settimeout(timeout_s)
+        port.settimeout(RENEW_TIMEOUT_S)
         port.sendall(json.dumps(order).encode() + b"\n")
-        answer = _read(port, until=(agent.DONE, agent.FAILED), timeout_s=timeout_s)
+        answer = _read(port, until=(agent.DONE, agent.FAILED), timeout_s=RENEW_TIMEOUT_S)
     if not answer.endswith(agent.DONE):
         raise ToolError(
             f"'{lease.name}' was started from memory, but did not become a machine of its own",
-            details=[("agent", answer.decode(errors="replace").strip() or f"no answer within {timeout_s:.0f} s")],
+            details=[("agent", answer.decode(errors="replace").strip() or f"no answer within {RENEW_TIMEOUT_S:.0f} s")],
         )
 
 

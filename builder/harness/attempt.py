@@ -14,10 +14,10 @@ from builder.harness import disk_results, payload
 from builder.harness.declaration import Test
 from builder.harness.evidence import KINDS, Collector, Kind
 from builder.harness.guest import Guest
-from builder.harness.lab import Lab, Wanted
+from builder.harness.lab import BOOT_TRIES, Lab, Wanted, start_again
 from builder.harness.outcome import Cause, Outcome
 from builder.harness.schedule import Job
-from builder.harness.watch import HARDENING, Lost, Watch, patterns
+from builder.harness.watch import HARDENING, HICCUP, Lost, Watch, patterns
 from builder.run import query
 from builder.tools import libvirt, ssh
 
@@ -32,7 +32,13 @@ class Keep(Frozen):
 def wanted(test: Test, image: str) -> dict[str, Wanted]:
     """The machines of a test on an image. A machine that names its own image keeps it."""
     return {
-        name: Wanted(image=role.image or image, memory_mib=role.memory_mib, cpus=role.cpus)
+        name: Wanted(
+            image=role.image or image,
+            memory_mib=role.memory_mib,
+            cpus=role.cpus,
+            ports=role.ports,
+            user_data=(test.folder / role.seed).read_text(encoding="utf-8") if role.seed else None,
+        )
         for name, role in test.roles.items()
     }
 
@@ -180,6 +186,19 @@ class _Attempt:
             self._add(test, failure, begin)
             self._bundle(guests, connection)
 
+    def _wait_until_off(
+        self, context: payload.Context, guests: Mapping[str, Guest], connection: libvirt.Connection
+    ) -> None:
+        for remaining in reversed(range(BOOT_TRIES)):
+            try:
+                disk_results.wait(context, Watch(guests, connection, fatal=self._fatal, stop=self._stop, may_end=True))
+                return
+            except Lost as lost:
+                if HICCUP not in lost.why or not remaining:
+                    raise
+                for guest in guests.values():
+                    start_again(guest, connection)
+
     def _context(self, test: Test, *, limit_s: float) -> payload.Context:
         """limit_s: for all that it does, with KVM."""
         factor, place = self._lab.accelerator.time_factor, self._collectors[test.name].place
@@ -204,8 +223,12 @@ class _Attempt:
         except (Lost, payload.Failed) as failure:
             return failure.cause, failure.why
         except ToolError as error:
-            # Most often a connection that broke, because its machine has; its console may be a moment late.
-            return _lost(watch) or ("test", _one_line(error))
+            # Most often a connection that broke, because its machine has.
+            try:
+                watch.look_closely(_LAST_WORDS_S)
+            except Lost as lost:
+                return lost.cause, lost.why
+            return "test", _one_line(error)
         return None
 
     def _did_not_boot(
@@ -224,6 +247,10 @@ class _Attempt:
         mine = [it for it in self._outcomes if it.test not in self._bundled]
         failed = [it for it in mine if not it.passed and it.cause != "stopped"]
         self._bundled |= {it.test for it in mine}
+        if any(it.cause not in (*_DEAD, "boot", "results") for it in failed):
+            # The plug is pulled in a moment, and the last half minute would be in the guest's memory alone.
+            for guest in guests.values():
+                guest.settle()
         for outcome in failed:
             self._collectors[outcome.test].look_at_screens(addresses, connection)
         for outcome in failed:
@@ -260,18 +287,6 @@ class _Attempt:
 _DEAD: tuple[Cause, ...] = ("panic", "gone", "restart", "stopped")
 
 _LAST_WORDS_S = 3.0
-
-
-def _lost(watch: Watch) -> tuple[Cause, str] | None:
-    """What the watch says within a moment, if it says something."""
-    end = time.monotonic() + _LAST_WORDS_S
-    try:
-        while time.monotonic() < end:
-            watch()
-            time.sleep(0.5)
-    except Lost as lost:
-        return lost.cause, lost.why
-    return None
 
 
 def place_of(folder: Path, job: Job, test: Test) -> Path:

@@ -37,6 +37,9 @@ Size = Annotated[int, BeforeValidator(lambda value: parse_size(str(value)))]
 Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class Script(Frozen):
     """run: a file of the test's folder. on: the role of the machine that runs it."""
 
@@ -45,11 +48,16 @@ class Script(Frozen):
 
 
 class Role(Frozen):
-    """A machine of a test. None: what the test, and then the image, says."""
+    """A machine of a test. None: what the test, and then the image, says. ports: that other machines reach it at.
+
+    seed: file of the test's folder with the user-data of a NoCloud seed.
+    """
 
     image: str | None = None
     memory_mib: int | None = None
     cpus: int | None = None
+    ports: tuple[int, ...] = ()
+    seed: str | None = None
 
 
 class Test(Frozen):
@@ -92,6 +100,8 @@ class _Machine(Raw):
     image: str | None = None
     memory: Size | None = None
     cpus: Annotated[int, Field(ge=1)] | None = None
+    ports: list[Port] | None = None
+    seed: str | None = None
 
 
 class _Limits(Raw):
@@ -110,6 +120,8 @@ class _Test(Raw):
     suite: str | None = None
     memory: Size | None = None
     cpus: Annotated[int, Field(ge=1)] | None = None
+    ports: list[Port] = Field(default=[])
+    seed: str | None = None
     scripts: list[str | _Script] = Field(default=[])
     sparrowfile: str | None = None
     pytest: str | None = None
@@ -228,7 +240,13 @@ def _roles(raw: _Test) -> dict[str, Role]:
     own = raw.machines or [MAIN]
     tables = dict.fromkeys(own, _Machine()) if isinstance(own, list) else own
     return {
-        name: Role(image=it.image, memory_mib=_mib(it.memory or raw.memory), cpus=it.cpus or raw.cpus)
+        name: Role(
+            image=it.image,
+            memory_mib=_mib(it.memory or raw.memory),
+            cpus=it.cpus or raw.cpus,
+            ports=tuple(raw.ports if it.ports is None else it.ports),
+            seed=it.seed or raw.seed,
+        )
         for name, it in tables.items()
     }
 
@@ -254,10 +272,14 @@ def _contradictions(raw: _Test, folder: Path) -> Iterator[tuple[tuple[Any, ...],
     for role in roles:
         if not NAME.fullmatch(role):
             yield ("machines", role), f"'{role}' cannot be a machine's name: lower-case letters, digits, '-', '.'"
-    files = [((key,), getattr(raw, key)) for key in ("sparrowfile", "pytest") if getattr(raw, key)]
+    files: list[tuple[tuple[Any, ...], str]] = [
+        ((key,), getattr(raw, key)) for key in ("sparrowfile", "pytest", "seed") if getattr(raw, key)
+    ]
+    if isinstance(raw.machines, dict):
+        files += [(("machines", name, "seed"), it.seed) for name, it in raw.machines.items() if it.seed]
     for number, it in enumerate(raw.scripts):
         script = _script(it)
-        files.append((("scripts", number), script.run))  # type: ignore[arg-type]
+        files.append((("scripts", number), script.run))
         if script.on is not None and script.on not in roles:
             yield ("scripts", number), f"there is no machine '{script.on}'{did_you_mean(script.on, roles)}"
     for key, name in files:

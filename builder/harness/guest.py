@@ -6,6 +6,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from builder import run
 from builder.errors import ToolError
 from builder.frozen import Frozen
@@ -19,6 +21,11 @@ JOURNAL_LINES = 4000
 
 _QUESTION_S = 120.0
 
+# Where a guest in user mode finds this host's loopback, and with it the ports of the other machines.
+# Source: qemu(1), "-netdev user".
+GATEWAY = "10.0.2.2"
+_SSH = 22
+
 
 class Ended(Frozen):
     """A command that ended. output: both streams, as they came."""
@@ -31,6 +38,7 @@ class Address(Frozen):
     """A running machine, as far as another process needs to know it. name: its role, "engine" or "host0".
 
     clone: what `golden clone` knows it by. image: IMAGE@VERSION. console: the log of its serial console.
+    forwards: port of the machine -> port of this host's loopback.
     """
 
     name: str
@@ -40,6 +48,7 @@ class Address(Frozen):
     key: Path
     console: Path
     host: str = "127.0.0.1"
+    forwards: dict[int, int] = Field(default_factory=dict)
 
     @property
     def target(self) -> ssh.Target:
@@ -71,6 +80,13 @@ class Guest:
             ssh_extra_args=" ".join(["-F", "/dev/null", *options]),
         )
 
+    def place_of(self, port: int) -> tuple[str, int]:
+        """Host and port at which the other machines reach a port of this one; those of user-mode networks all do.
+
+        Raises KeyError for a port that was not asked for when the machine was made.
+        """
+        return GATEWAY, self.address.port if port == _SSH else self.address.forwards[port]
+
     def run(self, *words: str, timeout_s: float = _QUESTION_S) -> str:
         """The standard output of a command there. Raises ToolError, with what it said, unless it ends with 0."""
         return run.query(ssh.command(self.target, *words), why=f"run {words[0]!r} on {self.name}", timeout_s=timeout_s)
@@ -83,6 +99,10 @@ class Guest:
     def send(self, local: Path, remote: str) -> None:
         """Copy a file or folder to the machine. Raises ToolError."""
         scp.send(self.target, local, remote)
+
+    def settle(self) -> None:
+        """What it has written is on its disk, as far as it is still able to see to that."""
+        self._ask("sync")
 
     def console(self) -> str:
         """All that its serial console has said."""

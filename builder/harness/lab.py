@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from builder import clones, config, preflight
@@ -15,11 +16,13 @@ from builder.clones.memory import declared
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
 from builder.harness.guest import Address, Guest
+from builder.harness.watch import HICCUP
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
 from builder.tools.console import FATAL, Console, Patterns
+from builder.tools.domain import Forward
 
 _numbers = itertools.count(1)
 
@@ -27,17 +30,23 @@ _numbers = itertools.count(1)
 _MEMORY_WAIT_S = 1800.0
 _START_WAIT_S = 30.0
 
+# For a machine that met a hiccup of its host's.
+BOOT_TRIES = 3
+
 
 class Wanted(Frozen):
     """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says.
 
-    extra_disks: sizes in bytes. is_cold: boot it, whatever memory is saved.
+    extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. user_data: of a cloud-init
+    NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved.
     """
 
     image: str
     memory_mib: int | None = None
     cpus: int | None = None
     extra_disks: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()
+    user_data: str | None = None
     is_cold: bool = False
 
 
@@ -70,7 +79,9 @@ class Lab:
         return clones.locate(name, version or None, images=self.images, builds=self.builds)
 
     def memory_mib(self, wanted: Wanted) -> int:
-        return wanted.memory_mib or self.source(wanted.image).build.memory_mib
+        """What it declares. Raises ConfigError if there is no such image, whatever it declares."""
+        source = self.source(wanted.image)
+        return wanted.memory_mib or source.build.memory_mib
 
     @contextlib.contextmanager
     def running(
@@ -108,13 +119,7 @@ class Lab:
                 yield guests
                 return
             try:
-                with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
-                    waits = [
-                        pool.submit(_wait, guest, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
-                        for guest in guests.values()
-                    ]
-                    for wait in waits:
-                        wait.result()
+                _wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
             except GoldenError as error:
                 on_failure(guests, error)
                 raise
@@ -147,6 +152,9 @@ class Lab:
             accelerator=self.accelerator.kind_for(source.build.arch),
             key=self.key,
             extra_disks=wanted.extra_disks,
+            forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
+            has_seed=wanted.user_data is not None,
+            user_data=wanted.user_data,
             owner=clones.this_process(),
         )
         (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
@@ -170,6 +178,7 @@ class Lab:
                     port=lease.ssh_port,
                     key=lease.key or self.key,
                     console=clones.console_log(self.state, lease.name),
+                    forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
                 )
             )
         finally:
@@ -216,24 +225,84 @@ def _unique_name(role: str) -> str:
     return f"{role[:20]}-{os.getpid()}-{next(_numbers)}"
 
 
+def _wait_for_all(
+    guests: Mapping[str, Guest],
+    connection: libvirt.Connection,
+    *,
+    limit_s: float,
+    fatal: Patterns,
+    is_stopped: Callable[[], bool],
+) -> None:
+    """Until all answer. The first that will not, or an interrupt, ends the wait for the others, too."""
+    given_up = threading.Event()
+
+    def is_over() -> bool:
+        return given_up.is_set() or is_stopped()
+
+    with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
+        waits = [
+            pool.submit(_wait, guest, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_over)
+            for guest in guests.values()
+        ]
+        try:
+            for wait in as_completed(waits):
+                wait.result()
+        except BaseException:
+            given_up.set()
+            raise
+
+
+def start_again(guest: Guest, connection: libvirt.Connection) -> None:
+    """Its console begins anew: what it said before is of a boot that does not count."""
+    domain = connection.find(f"golden-{guest.address.clone}")
+    if domain is not None:
+        domain.destroy()
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(guest.address.console, 0)
+        domain.start()
+
+
 def _wait(
-    guest: Guest, connection: libvirt.Connection, *, limit_s: float, fatal: Patterns, is_stopped: Callable[[], bool]
+    guest: Guest,
+    connection: libvirt.Connection,
+    *,
+    limit_s: float,
+    fatal: Patterns,
+    is_stopped: Callable[[], bool],
 ) -> float:
     """Seconds until SSH answered. A console that says that it never will ends the wait at once."""
-    console = Console(guest.address.console, fatal)
+    begin = time.monotonic()
+    for remaining in reversed(range(BOOT_TRIES)):
+        console = Console(guest.address.console, fatal)
+        try:
+            _wait_once(guest, connection, console, limit_s=limit_s, is_stopped=is_stopped)
+            break
+        except ToolError as error:
+            console.poll()
+            line = console.fatal.line if console.fatal else ""
+            if HICCUP in line and remaining and not is_stopped():
+                start_again(guest, connection)
+                continue
+            said = f"{console.fatal.kind}: {line}" if console.fatal else error.what
+            error.what = f"{guest.name} ({guest.image}) did not boot: {said}"
+            error.details.append(("after", f"{time.monotonic() - begin:.0f} s"))
+            error.details.append(("console", console.tail() or "(it said nothing)"))
+            raise
+    return time.monotonic() - begin
+
+
+def _wait_once(
+    guest: Guest,
+    connection: libvirt.Connection,
+    console: Console,
+    *,
+    limit_s: float,
+    is_stopped: Callable[[], bool],
+) -> None:
     domain = connection.find(f"golden-{guest.address.clone}")
 
     def is_alive() -> bool:
         console.poll()
         return console.fatal is None and domain is not None and not domain.is_off() and not is_stopped()
 
-    begin = time.monotonic()
-    try:
-        return ssh.wait_until_answers(guest.target, timeout_s=limit_s, is_alive=is_alive, note=lambda _: None)
-    except ToolError as error:
-        console.poll()
-        said = f"{console.fatal.kind}: {console.fatal.line}" if console.fatal else error.what
-        error.what = f"{guest.name} ({guest.image}) did not boot: {said}"
-        error.details.append(("after", f"{time.monotonic() - begin:.0f} s"))
-        error.details.append(("console", console.tail() or "(it said nothing)"))
-        raise
+    ssh.wait_until_answers(guest.target, timeout_s=limit_s, is_alive=is_alive, note=lambda _: None)

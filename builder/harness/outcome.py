@@ -31,6 +31,13 @@ class Outcome(Frozen):
     boot_s: float | None = None
     kept: Path | None = None
 
+    @property
+    def bundle(self) -> Path | None:
+        """What can be opened again; there is none of machines that were never made."""
+        return (
+            self.kept if self.kept is not None and not self.passed and self.cause not in ("host", "stopped") else None
+        )
+
 
 class Result(Frozen):
     """A test on an image over all runs. until: the known failure's last day, if that is why it counts or does not."""

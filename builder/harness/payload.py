@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from junitparser import Error, Failure, JUnitXml
@@ -22,14 +22,15 @@ from builder.frozen import Frozen
 from builder.harness.declaration import FILE, Test
 from builder.harness.guest import Address, Guest
 from builder.harness.outcome import Cause
+from builder.harness.watch import Watch
 from builder.tools import ssh
 from builder.tools.sparrowdo import command
 
-# Where a guest in user mode finds this host's loopback, and with it the SSH ports of the other machines.
-# Source: qemu(1), "-netdev user".
-GATEWAY = "10.0.2.2"
-
 _LATE = "ended by golden"
+
+# How ssh ends when its connection breaks, or the script ends with 255 itself. Source: ssh(1), "EXIT STATUS".
+_SSH_LOST = "exit 255"
+_LAST_WORDS_S = 5.0
 
 
 class Failed(Exception):
@@ -60,7 +61,7 @@ class Context(Frozen):
         return max(1.0, self.deadline - time.monotonic())
 
 
-def carry_out(context: Context, guests: Mapping[str, Guest], watch: Callable[[], None]) -> None:
+def carry_out(context: Context, guests: Mapping[str, Guest], watch: Watch) -> None:
     """Run the test's payload. Raises Failed if it does not pass, and whatever `watch` raises."""
     if context.test.payload == "pytest":
         _pytest(context, guests, watch)
@@ -83,11 +84,13 @@ def environment(context: Context, guests: Mapping[str, Guest], *, role: str) -> 
     }
     for name, guest in guests.items():
         word = name.upper().replace("-", "_").replace(".", "_")
-        found |= {f"GOLDEN_HOST_{word}": GATEWAY, f"GOLDEN_PORT_{word}": str(guest.address.port)}
+        host, ssh_port = guest.place_of(22)
+        found |= {f"GOLDEN_HOST_{word}": host, f"GOLDEN_PORT_{word}": str(ssh_port)}
+        found |= {f"GOLDEN_PORT_{word}_{port}": str(guest.place_of(port)[1]) for port in guest.address.forwards}
     return found | context.test.environment
 
 
-def _scripts(context: Context, guests: Mapping[str, Guest], watch: Callable[[], None]) -> None:
+def _scripts(context: Context, guests: Mapping[str, Guest], watch: Watch) -> None:
     folder = f"/var/tmp/golden-test-{context.slug}"
     users = {script.on for script in context.test.scripts}
     try:
@@ -120,19 +123,20 @@ def _script(
     folder: str,
     variables: Mapping[str, str],
     log: Path,
-    watch: Callable[[], None],
+    watch: Watch,
 ) -> None:
     boot = ssh.boot_id(guest.target) if context.test.may_reboot else None
     argv = ssh.command(guest.target, "sh", "-c", script_line(file, folder=folder, variables=variables))
     try:
         run.run(argv, why=f"run {file}", timeout_s=context.left_s, log=log, watch=watch)
     except ToolError as error:
-        watch()
+        if boot is None and dict(error.details).get("end") == _SSH_LOST:
+            watch.look_closely(_LAST_WORDS_S)
         end, last = dict(error.details).get("end", ""), last_line(dict(error.details).get("output", ""))
         if end.startswith(_LATE):
             limit = f"{file} on {guest.name}: still running at the test's limit; its last line: {last}"
             raise Failed(limit, "limit") from error
-        if boot is None or end != "exit 255":
+        if boot is None or end != _SSH_LOST:
             raise Failed(f"{file} on {guest.name}: {end}: {last}") from error
 
     def is_alive() -> bool:
@@ -150,15 +154,15 @@ def _script(
 
 
 def _is_same_boot(guest: Guest, boot: str) -> bool:
+    """A machine on its way down still answers for a moment."""
     try:
-        # A machine on its way down still answers for a moment.
-        state = guest.run("systemctl", "is-system-running", "--quiet", timeout_s=20) or "up"
-        return bool(state) and ssh.boot_id(guest.target, timeout_s=20) == boot
+        state = guest.run("sh", "-c", "systemctl is-system-running || true", timeout_s=30).strip()
+        return state != "stopping" and ssh.boot_id(guest.target, timeout_s=30) == boot
     except ToolError:
         return False
 
 
-def _ask(context: Context, guest: Guest, watch: Callable[[], None], *words: str) -> None:
+def _ask(context: Context, guest: Guest, watch: Watch, *words: str) -> None:
     log = context.logs / "prepare.log"
     run.run(ssh.command(guest.target, *words), why="prepare the test", timeout_s=context.left_s, log=log, watch=watch)
 
@@ -192,7 +196,7 @@ def last_line(output: str) -> str:
 # --- a sparrowfile ------------------------------------------------------------------------------------------------
 
 
-def _sparrowfile(context: Context, guest: Guest, watch: Callable[[], None]) -> None:
+def _sparrowfile(context: Context, guest: Guest, watch: Watch) -> None:
     """Tasks, files, … beside the sparrowfile go along; plugins come from nowhere but the image's own cache."""
     test = context.test
     command.program()
@@ -223,7 +227,7 @@ def _sparrowfile(context: Context, guest: Guest, watch: Callable[[], None]) -> N
 # --- pytest -----------------------------------------------------------------------------------------------------
 
 
-def _pytest(context: Context, guests: Mapping[str, Guest], watch: Callable[[], None]) -> None:
+def _pytest(context: Context, guests: Mapping[str, Guest], watch: Watch) -> None:
     """Its fixtures golden_clone and golden_cluster are the test's machines; it runs in the test's folder."""
     machines, junit = context.logs / "machines.json", context.logs / "junit.xml"
     addresses = [guest.address for guest in guests.values()]

@@ -70,11 +70,12 @@ def _case(outcome: Outcome) -> xunit2.TestCase:
 
 def _failure(outcome: Outcome) -> Failure:
     failure = Failure(outcome.why, outcome.cause)
-    failure.text = (
-        f"{outcome.why}\nkept: {outcome.kept}\ntry: golden clone revive {outcome.kept}\n"
-        if outcome.kept
-        else outcome.why
-    )
+    lines = [outcome.why]
+    if outcome.kept:
+        lines.append(f"kept: {outcome.kept}")
+    if outcome.bundle:
+        lines.append(f"try: golden clone revive {outcome.bundle}")
+    failure.text = "\n".join(lines)
     return failure
 
 

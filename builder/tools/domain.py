@@ -190,7 +190,8 @@ def _devices(root: ET.Element, machine: Machine) -> None:
     for index, disk in enumerate(machine.disks):
         _disk(devices, disk, target=f"vd{chr(ord('a') + index)}")
     if machine.scratch is not None:
-        element = ET.SubElement(devices, "disk", type="file", device="disk")
+        # A checkpoint is of the other disks: without this libvirt would set one of this disk, too.
+        element = ET.SubElement(devices, "disk", type="file", device="disk", snapshot="no")
         ET.SubElement(element, "driver", name="qemu", type="raw", cache="unsafe", discard="unmap")
         ET.SubElement(element, "source", file=str(machine.scratch))
         ET.SubElement(element, "target", dev=f"vd{chr(ord('a') + len(machine.disks))}", bus="virtio")

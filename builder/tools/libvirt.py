@@ -75,9 +75,15 @@ class Domain:
         Source: formatsnapshot, external disk snapshots. The guest runs on; it takes about a tenth of a second.
         """
         snapshot = ET.Element("domainsnapshot")
-        disk = ET.SubElement(ET.SubElement(snapshot, "disks"), "disk", name=target, snapshot="external", type="file")
-        ET.SubElement(disk, "driver", type="qcow2")
-        ET.SubElement(disk, "source", file=str(file))
+        disks = ET.SubElement(snapshot, "disks")
+        for found in ET.fromstring(self.xml()).iterfind("devices/disk/target"):
+            # One that is not named here would get an overlay, too.
+            is_it = found.get("dev") == target
+            disk = ET.SubElement(disks, "disk", name=found.get("dev", ""), snapshot="external" if is_it else "no")
+            if is_it:
+                disk.set("type", "file")
+                ET.SubElement(disk, "driver", type="qcow2")
+                ET.SubElement(disk, "source", file=str(file))
         flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
         with _asking(f"set a checkpoint of '{self.name}'"):
             self._handle.snapshotCreateXML(ET.tostring(snapshot, encoding="unicode"), flags)

@@ -33,6 +33,9 @@ class Bench:
         address = Address(name="main", clone="main-1", image="demo@1", port=2200, key=top / "key", console=console)
         self.guests = {"main": Guest(address)}
 
+    def watch(self) -> None:
+        """Nothing happens to the machine."""
+
     def run(self, test: Test, *, limit_s: float = 60) -> None:
         place = self.folder.parent
         context = Context(
@@ -43,7 +46,7 @@ class Bench:
             collect=place / "collect",
             boot_limit_s=1,
         )
-        payload.carry_out(context, self.guests, lambda: None)
+        payload.carry_out(context, self.guests, self.watch)
 
     def why(self, test: Test, *, limit_s: float = 60) -> Failed:
         with pytest.raises(Failed) as caught:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from builder import clones
-from builder.errors import ConfigError, VerifyError
+from builder.errors import ConfigError, ToolError, VerifyError
 from builder.harness import evidence
-from builder.harness.attempt import Attempts, Keep
+from builder.harness.attempt import Attempts, Keep, wanted
 from builder.harness.declaration import Role, Script, Test
 from builder.harness.evidence import Collector
+from builder.harness.guest import Guest
 from builder.harness.lab import Lab, Wanted
 from builder.harness.outcome import Outcome
+from builder.harness.payload import Context, environment
 from builder.harness.revival import Revival, name_of
 from builder.harness.schedule import Job
+from builder.harness.watch import HICCUP, Lost, Watch, patterns
 from builder.model import Build
 from builder.preflight import Accelerator
 from builder.progress import Reporter
@@ -31,6 +36,7 @@ from tests.builds import add_chain
 
 TCG = Accelerator(kind="tcg", reason="said by the test")
 IMAGE = "sandbox-upgrade"
+WANTED = Wanted(image=IMAGE, memory_mib=64, cpus=1)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,123 @@ def test_a_host_without_the_key_is_no_fault_of_the_test(lab: Lab, job: Job, tmp_
     assert "machines for tests need the key that their image lets in" in found.why
 
 
+def test_machines_reach_each_others_ports(lab: Lab, job: Job) -> None:
+    """The guests' own part is QEMU's; here is what golden tells them."""
+    with_ports = WANTED.model_copy(update={"ports": (80, 443)})
+    with lab.running({"web-1": with_ports, "main": WANTED}, is_waited=False) as guests:
+        web, main = guests["web-1"], guests["main"]
+        assert web.place_of(22) == ("10.0.2.2", web.address.port)
+        assert set(web.address.forwards) == {80, 443}
+        for port in web.address.forwards.values():
+            with socket.create_connection(("127.0.0.1", port), timeout=5):
+                pass
+        context = Context(
+            test=job.tests[0], run=2, deadline=0, logs=job.tests[0].folder, collect=job.tests[0].folder, boot_limit_s=1
+        )
+        assert environment(context, guests, role="main") == {
+            "GOLDEN_TEST": job.tests[0].name,
+            "GOLDEN_RUN": "2",
+            "GOLDEN_MACHINE": "main",
+            "GOLDEN_RESULTS": f"/var/tmp/golden-results-net_it-{os.getpid()}",
+            "GOLDEN_HOST_WEB_1": "10.0.2.2",
+            "GOLDEN_PORT_WEB_1": str(web.address.port),
+            "GOLDEN_PORT_WEB_1_80": str(web.address.forwards[80]),
+            "GOLDEN_PORT_WEB_1_443": str(web.address.forwards[443]),
+            "GOLDEN_HOST_MAIN": "10.0.2.2",
+            "GOLDEN_PORT_MAIN": str(main.address.port),
+        }
+
+
+def test_a_machine_has_the_seed_of_its_test(lab: Lab, job: Job, connection: Connection) -> None:
+    test = job.tests[0]
+    (test.folder / "seed.yaml").write_text("#cloud-config\nhostname: from-the-test\n")
+    seeded = test.model_copy(update={"roles": {"main": test.roles["main"].model_copy(update={"seed": "seed.yaml"})}})
+    with lab.running(wanted(seeded, IMAGE), is_waited=False) as guests:
+        clone = guests["main"].address.clone
+        seed = clones.directory(lab.state, clone) / "seed.iso"
+        assert b"hostname: from-the-test" in seed.read_bytes()
+        domain = connection.find(f"golden-{clone}")
+        assert domain is not None
+        assert str(seed) in domain.xml()
+
+
+# --- guests that die
+
+
+def say(text: str) -> Callable[[Mapping[str, Guest]], None]:
+    """Put a line onto the console of a machine that has just been switched on."""
+
+    def on_start(guests: Mapping[str, Guest]) -> None:
+        with guests["main"].address.console.open("a") as stream:
+            stream.write(f"{text}\n")
+
+    return on_start
+
+
+PANIC = "[    0.04] Kernel panic - not syncing: "
+
+
+def why_not(lab: Lab, *, boot_timeout_s: float, said: str) -> ToolError:
+    with pytest.raises(ToolError) as caught:  # noqa: SIM117  the block below is part of what is tested
+        with lab.running({"main": WANTED}, boot_timeout_s=boot_timeout_s, on_start=say(said)):
+            pytest.fail("it boots")
+    return caught.value
+
+
+def test_a_panic_ends_the_wait_at_once(lab: Lab) -> None:
+    begin = time.monotonic()
+    error = why_not(lab, boot_timeout_s=600, said=f"{PANIC}VFS: Unable to mount root fs")
+    assert error.what.startswith(f"main ({IMAGE}@20261121.1) did not boot: the kernel panicked: ")
+    assert error.what.endswith("VFS: Unable to mount root fs")
+    assert time.monotonic() - begin < 60
+
+
+def test_one_machine_that_dies_ends_the_wait_for_the_others(lab: Lab) -> None:
+    begin = time.monotonic()
+    with (
+        pytest.raises(ToolError) as caught,
+        lab.running({"other": WANTED, "main": WANTED}, boot_timeout_s=600, on_start=say(f"{PANIC}dead")),
+    ):
+        pytest.fail("it boots")
+    assert caught.value.what.startswith("main ")
+    assert time.monotonic() - begin < 60
+
+
+def test_a_hiccup_of_the_host_is_another_boot(lab: Lab) -> None:
+    error = why_not(lab, boot_timeout_s=1, said=PANIC + HICCUP)
+    assert error.what.endswith("no answer within 5 s")
+    assert dict(error.details)["console"] == "(it said nothing)"
+
+
+def test_the_watch_says_what_became_of_a_machine(lab: Lab, connection: Connection) -> None:
+    with lab.running({"main": WANTED}, is_waited=False) as guests:
+
+        def watch(*fatal: str, stop: threading.Event | None = None) -> Watch:
+            return Watch(guests, connection, fatal=patterns(fatal), stop=stop or threading.Event())
+
+        watch().look_closely(0)
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(Lost, match="interrupted"):
+            watch(stop=stop)()
+        say("app[1]: segfault at 0")(guests)
+        watch().look_closely(0)
+        with pytest.raises(Lost, match="main: the console said what the test calls fatal, /segfault at/ after"):
+            watch("segfault at").look_closely(0)
+        domain = connection.find(f"golden-{guests['main'].address.clone}")
+        assert domain is not None
+        domain.destroy()
+        with pytest.raises(Lost, match="main: the machine went off; its console's last line: app") as gone:
+            watch().look_closely(0)
+        assert gone.value.cause == "gone"
+        say("[ 9.1] reboot: Restarting system")(guests)
+        with pytest.raises(Lost, match="main: the guest restarted by itself; may_reboot = true allows it"):
+            watch().look_closely(0)
+        say(PANIC + "hung_task: blocked tasks")(guests)
+        with pytest.raises(Lost, match=r"main: the kernel panicked after 0 s: .*hung_task: blocked tasks"):
+            watch().look_closely(0)
+
+
 # --- bundles
 
 
@@ -133,8 +256,7 @@ def test_a_host_without_the_key_is_no_fault_of_the_test(lab: Lab, job: Job, tmp_
 def bundle(lab: Lab, job: Job, tmp_path: Path, connection: Connection) -> Path:
     """Of a machine into whose disk something was written."""
     place = tmp_path / "bundle"
-    wanted = {"main": Wanted(image=IMAGE, memory_mib=64, cpus=1)}
-    with lab.running(wanted, is_waited=False) as guests:
+    with lab.running({"main": WANTED}, is_waited=False) as guests:
         collector = Collector(place, job.tests[0], state=lab.state)
         addresses = {name: guest.address for name, guest in guests.items()}
         domain = connection.find(f"golden-{addresses['main'].clone}")

@@ -106,7 +106,8 @@ def test_a_rewind_forgets_what_came_after(store: Store, trail: Trail) -> None:
     assert found.record == trail.record
     assert found.is_whole
     first = found.record.checkpoints[0]
-    found.rewind(first)
+    found.rewind(first, inputs={"c": "d"})
+    assert found.record.inputs == {"c": "d"}
     assert found.last == Checkpoint(after=1, disk="disk.qcow2")
     assert sorted(path.name for path in trail.work.glob("disk*")) == ["disk.qcow2"]
     assert reads(found.top, 1, at_kib=1024)

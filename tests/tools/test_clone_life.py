@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from builder import clones
-from builder.clones import collection
+from builder.clones import collection, saved, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
+from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qemu_img, ssh
 from builder.tools.domain import domain_xml
@@ -202,6 +203,55 @@ def test_a_snapshot_of_one_that_is_off_and_of_one_that_is_on(golden: Command) ->
     assert golden.json("revert", name, "busy")["state"] == "running"
     code, _, err = golden("revert", name, "bussy")
     assert (code, f"'{name}' has no snapshot 'bussy', did you mean 'busy'?" in err) == (2, True)
+
+
+# --- saved memory, of machines that have no agent in them -----------------------------------------------------------
+
+
+@pytest.fixture
+def memory(golden: Command, monkeypatch: pytest.MonkeyPatch) -> saved.Saved:
+    """Saved as soon as the machine is on; what a guest would do is left out."""
+    monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
+    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: None)
+    source = clones.locate(IMAGE, None, images=golden.store.images, builds=None)
+    order = clones.Order(name="x", source=source, memory_mib=64, cpus=1, accelerator="tcg", key=Path("/no/key"))
+    more = {"state": golden.state, "connection": golden.connection, "reporter": Reporter("quiet")}
+    found, is_new = warm.prepare(order, boot_timeout_s=1, **more)  # type: ignore[arg-type]
+    assert is_new
+    assert warm.prepare(order, boot_timeout_s=1, **more) == (found, False)  # type: ignore[arg-type]
+    return found
+
+
+def test_a_clone_whose_guest_does_not_become_its_own_boots_with_a_word(
+    golden: Command, memory: saved.Saved, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(saved, "RENEW_TIMEOUT_S", 0.5)
+    made = golden.create(golden.prefix, "--no-start")
+    lease = clones.start(golden.prefix, state=golden.state, connection=golden.connection, reporter=Reporter("plain"))
+    assert "boots: it cannot go on from saved memory: " in (said := capsys.readouterr().err)
+    assert f"'{golden.prefix}' was started from memory, but did not become a machine of its own" in said
+    assert lease.warm is None
+    assert clones.is_running(lease, golden.connection)
+    disk = clones.directory(golden.state, golden.prefix) / "disk.qcow2"
+    qemu_img.verify_chain(disk, [pin.path for pin in lease.pins])
+    assert [pin.original for pin in lease.pins] == [Path(file) for file in made["files"]]
+
+
+def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Command, memory: saved.Saved) -> None:
+    (place,) = saved.places(golden.state)
+    assert golden.json("gc", "--dry-run") == []
+    # Another amount of memory is other circumstances: it boots, without a try.
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "65 MiB", "--no-wait")
+    assert clones.find(golden.state, golden.prefix).warm is None
+    # So is another host's kernel.
+    other = memory.model_copy(update={"circumstances": memory.circumstances.model_copy(update={"kernel": "0.0"})})
+    (place / "warm.json").write_text(other.model_dump_json())
+    (found,) = [it for it in golden.json("gc") if it["kind"] == "memory"]
+    assert (found["name"], found["reason"]) == (
+        place.name,
+        "this host has another QEMU, libvirt, kernel or processor now",
+    )
+    assert saved.places(golden.state) == []
 
 
 # --- owners and garbage -------------------------------------------------------------------------------------------

@@ -270,6 +270,9 @@ def test_a_uefi_machine_starts_and_leaves_nothing_outside_its_folder(
 def test_a_running_machine_goes_on_in_a_new_overlay(connection: Connection, machine: Machine, open_path: Path) -> None:
     top, *parents = machine.disks[0].chain
     before = top.stat().st_mtime_ns
+    scratch = open_path / "scratch.raw"
+    scratch.write_bytes(bytes(1024**2))
+    machine = machine.model_copy(update={"scratch": scratch})
     with connection.running(domain_xml(machine)) as domain:
         for number in (1, 2):
             domain.switch_to(open_path / f"top.{number}.qcow2")
@@ -278,6 +281,7 @@ def test_a_running_machine_goes_on_in_a_new_overlay(connection: Connection, mach
         assert found == [open_path / "top.2.qcow2", open_path / "top.1.qcow2", top, *parents]
         with pytest.raises(ToolError, match=f"could not set a checkpoint of '{machine.name}'"):
             domain.switch_to(open_path / "no such folder" / "top.3.qcow2")
+    assert [path.name for path in open_path.glob("scratch*")] == ["scratch.raw"]
     assert top.stat().st_mtime_ns - before < 10**9
     for file in (top, *open_path.glob("top.*.qcow2")):
         assert file.stat().st_mode & 0o777 == 0o644

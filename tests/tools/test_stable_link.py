@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ from builder.cli.session import Session
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build
 from builder.progress import Reporter
+from builder.publication import Publication, Signing
 from builder.store import Store, sha256
 from builder.tools import rpm
-from builder.tools.webserver import serving
 from tests.builds import add_chain, make_project
 from tests.clients import Client
 from tests.tools.test_flat_and_export import as_json, call
@@ -28,25 +27,20 @@ CHAIN = ("sandbox-base", "sandbox-upgrade", IMAGE)
 
 
 @pytest.fixture
-def session(store: Store, tmp_path: Path, reporter: Reporter) -> Session:
+def session(store: Store, tmp_path: Path, reporter: Reporter, signing: Signing) -> Session:
     made = Session(file=tmp_path / "golden.toml", state=store.state, reporter=reporter)
     made.file.touch()
+    project = make_project(tmp_path).model_copy(update={"publication": Publication(signing=signing)})
+    made.__dict__["project"] = project  # as if golden.toml had been read
     set_stable(made, "flat")
     return made
 
 
 def set_stable(session: Session, form: str) -> None:
-    """As if golden.toml had been read, with this key for the image."""
-    project = make_project(session.file.parent)
+    """The image's key in golden.toml says something else now."""
+    project = session.project
     stable = project.images[IMAGE].model_copy(update={"stable": form})
     session.__dict__["project"] = project.model_copy(update={"images": {**project.images, IMAGE: stable}})
-
-
-@pytest.fixture
-def client(session: Session, store: Store, tmp_path: Path) -> Iterator[Client]:
-    store.channels.mkdir(parents=True)
-    with serving(store.channels) as server:
-        yield Client(tmp_path / "client", server.url, None)
 
 
 def release(session: Session, version: str) -> dict[str, Build]:

@@ -31,6 +31,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
 image = ["a", "b@20261121.1"]
 suite = "net"
 memory = "1 GiB"
+ports = [80]
 scripts = ["setup.sh", { run = "sub/check.sh", on = "host0" }]
 environment = { MODE = "fast" }
 limits = { boot = "90s", run = "5 min" }
@@ -41,14 +42,19 @@ until = 2026-12-31
 [machines.engine]
 memory = "2 GiB"
 cpus = 2
+ports = [443, 8443]
+seed = "engine.yaml"
 [machines.host0]
 image = "c"
 """
-    assert load(tmp_path, text, "setup.sh", "sub/check.sh") == Test(
+    assert load(tmp_path, text, "setup.sh", "sub/check.sh", "engine.yaml") == Test(
         name="it",
         folder=tmp_path / "it",
         images=("a", "b@20261121.1"),
-        roles={"engine": Role(memory_mib=2048, cpus=2), "host0": Role(image="c", memory_mib=1024)},
+        roles={
+            "engine": Role(memory_mib=2048, cpus=2, ports=(443, 8443), seed="engine.yaml"),
+            "host0": Role(image="c", memory_mib=1024, ports=(80,)),
+        },
         suite="net",
         scripts=(Script(run="setup.sh", on="engine"), Script(run="sub/check.sh", on="host0")),
         environment={"MODE": "fast"},
@@ -92,7 +98,12 @@ def test_a_file_is_a_test_as_a_folder_is(tmp_path: Path) -> None:
         ('scripts = [{ run = "a.sh", on = "mian" }]', "scripts.0: there is no machine 'mian', did you mean 'main'?"),
         ('scripts = ["a.sh"]\nmachines = ["A b"]', "'A b' cannot be a machine's name"),
         ('scripts = ["a.sh"]\nmemory = "1G"', "line 2, it/golden-test.toml, memory: '1G' is not a size"),
+        (
+            'scripts = ["a.sh"]\nports = [70000]',
+            "line 2, it/golden-test.toml, ports.0: input should be less",
+        ),
         ('scripts = ["a.sh"]\nlimits = { run = "5" }', "limits.run: '5' is not a duration"),
+        ('scripts = ["a.sh"]\nseed = "s.yaml"', "line 2, it/golden-test.toml, seed: there is no file 's.yaml'"),
         ('scripts = ["a.sh"]\nfatal = ["("]', "fatal.0: '(' is no regular expression"),
         ('pytest = "a.sh"\nresults = "disk"', "results: results come on a disk from scripts on a single machine"),
         ('scripts = ["a.sh"]\nuntil = 2026-12-31', "until: a date without a 'bug' says nothing"),

@@ -113,6 +113,7 @@ def test_without_a_card_in_user_mode_no_port_is_forwarded() -> None:
 def test_a_scratch_disk_is_raw_and_behind_the_others() -> None:
     root = ET.fromstring(domain_xml(make_machine(scratch=Path("/state/work/a & b/scratch.raw"))))
     *_, last = root.findall("devices/disk")
+    assert last.attrib["snapshot"] == "no"
     found = {
         name: element.attrib for name in ("driver", "source", "target") if (element := last.find(name)) is not None
     }

@@ -95,6 +95,7 @@ FLOORS: dict[str, int] = {
             "verification",
             "culprits",
             "night",
+            "night_steps",
             "mirrors",
             "sparrowfiles",
             "decision",

@@ -43,19 +43,20 @@ def with_promises(golden: Golden, folder: Path, table: str) -> Golden:
 
 
 @pytest.fixture(scope="module")
-def clean(golden: Golden) -> Iterator[Golden]:
-    """What this file leaves in the shared store is gone afterwards: verdicts, nights, a channel, logs of verifying."""
-    yield golden
-    for place in ("verified", "nights", "steps", "channels/night-test"):
-        shutil.rmtree(golden.store / place, ignore_errors=True)
-    for place in golden.store.glob("logs/*/verify"):
-        shutil.rmtree(place)
-    (golden.store / "nightly.lock").unlink(missing_ok=True)
+def copied(golden: Golden, shared_path: Path) -> Iterator[Golden]:
+    """The shared store as it is, a second time: nights write in many places of one."""
+    state = shared_path / "verify-state"
+    state.mkdir()
+    for name in (golden.store.name, "host", "cache"):
+        if (golden.state / name).exists():
+            shutil.copytree(golden.state / name, state / name, symlinks=True, ignore=shutil.ignore_patterns("channels"))
+    yield Golden(file=golden.file, state=state)
+    shutil.rmtree(state)
 
 
 @pytest.fixture(scope="module")
-def project(clean: Golden, shared_path: Path) -> Golden:
-    return with_promises(clean, shared_path / "promises", GOOD)
+def project(copied: Golden, shared_path: Path) -> Golden:
+    return with_promises(copied, shared_path / "promises", GOOD)
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +129,9 @@ def test_a_night_in_which_nothing_changed_starts_no_machine(project: Golden, fir
 
 
 def test_a_build_that_is_not_what_it_promises_is_named_with_what_broke(
-    clean: Golden, first_night: dict[str, object], shared_path: Path
+    copied: Golden, first_night: dict[str, object], shared_path: Path
 ) -> None:
-    broken = with_promises(clean, shared_path / "broken", BAD)
+    broken = with_promises(copied, shared_path / "broken", BAD)
     ended = broken("verify", "sandbox-bootstrapped", "--json", expect=5)
     (verdict,) = ended.json
     assert verdict["passed"] is False

@@ -293,4 +293,5 @@ def _wait(seconds: float, watch: Callable[[], None]) -> None:
     end = time.monotonic() + seconds
     while (left_s := end - time.monotonic()) > 0:
         watch()
-        time.sleep(min(0.5, left_s))
+        time.sleep(min(0.2, left_s))
+    watch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,11 @@ exit 1
 _MIRROR = "/var/tmp/golden-zef"
 _CONFIG = "/root/.config/zef/config.json"
 
+# One archive on the way: a file each, over sftp, takes minutes where the guest is emulated (measured, 1900 files).
 _BEGIN_MIRROR = f"""\
+mkdir {_MIRROR}
+tar -x -C {_MIRROR} -f {_MIRROR}.tar
+rm {_MIRROR}.tar
 mkdir -p {Path(_CONFIG).parent}
 [ ! -e {_CONFIG} ] || mv {_CONFIG} {_CONFIG}.golden
 cp {_MIRROR}/config.json {_CONFIG}
@@ -130,8 +135,11 @@ def zef_mirror(root: ssh.Target, folder: Path | None, *, timeout_s: float, log: 
     with tempfile.TemporaryDirectory(prefix="golden-zef-") as directory:
         made = Path(directory) / "mirror"
         mirror.write(folder, made, mirror=_MIRROR)
+        archive = made.with_suffix(".tar")
+        with tarfile.open(archive, "w") as stream:
+            stream.add(made, arcname=".")
         run.run(
-            ssh.copy_command(root, [made], _MIRROR),
+            ssh.copy_command(root, [archive], f"{_MIRROR}.tar"),
             why="bring the mirror for zef into the guest",
             timeout_s=timeout_s,
             log=log,

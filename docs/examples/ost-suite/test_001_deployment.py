@@ -23,6 +23,12 @@ def test_machines_are_not_twins(engine, host0):
         assert engine.file(path).content_string != host0.file(path).content_string
 
 
+def test_machines_reach_each_other(deploy):
+    place = deploy["host0"].place_of(22)
+    program = f"import socket; print(socket.create_connection({place}, 30).recv(4).decode())"
+    assert deploy["engine"].run("python3", "-c", program) == "SSH-\n"
+
+
 def test_files_travel(deploy, working_dir):
     (working_dir / "setup.conf").write_text("answer = 42\n")
     deploy["engine"].send(working_dir / "setup.conf", "/etc/setup.conf")

@@ -1,0 +1,132 @@
+"""`golden test` as a command, with machines that have no operating system: what it says and what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from builder import clones
+from builder.errors import ConfigError
+from builder.store import Store
+from builder.tools import ssh
+from builder.tools.libvirt import connect
+from tests.builds import add_chain
+
+TOP = Path(__file__).parents[2]
+
+
+@dataclass
+class Project:
+    """A golden.toml, a key, two images, and a test that would run for an hour on machines that never boot."""
+
+    folder: Path
+    state: Path
+
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        environment = {"GOLDEN_FILE": str(self.folder / "golden.toml"), "GOLDEN_STATE": str(self.state)}
+        environment |= {"GOLDEN_PROGRESS": "plain", "PYTHONPATH": str(TOP)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "builder", *map(str, words)],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str | Path, expect: int) -> tuple[str, str]:
+        with self.start(*words) as golden:
+            out, err = golden.communicate(timeout=120)
+        print(out, err)
+        assert golden.returncode == expect
+        return out, err
+
+
+@pytest.fixture
+def project(open_path: Path) -> Iterator[Project]:
+    made = Project(open_path / "project", open_path / "state")
+    (made.folder / "tests/slow").mkdir(parents=True)
+    (made.folder / "golden.toml").write_text('[project]\nname = "demo"\nssh_key = "id"\n')
+    ssh.make_key(made.folder / "id", comment="test")
+    (made.folder / "tests/slow/golden-test.toml").write_text(
+        'scripts = ["a.sh"]\nmemory = "64 MiB"\nlimits = { boot = "1 h" }\n'
+    )
+    (made.folder / "tests/slow/a.sh").touch()
+    add_chain(Store(made.state, "demo"), "sandbox-base", "sandbox-upgrade")
+    yield made
+    with connect() as connection:
+        for name in clones.names(made.state):
+            with contextlib.suppress(ConfigError):
+                clones.destroy(name, state=made.state, connection=connection)
+
+
+def test_what_would_run(project: Project) -> None:
+    out, _ = project.run("test", "--list", expect=0)
+    assert out.splitlines()[1].split() == ["tests/slow", "-", "main", "a.sh"]
+    (planned,) = json.loads(project.run("test", "--image", "sandbox-base", "--dry-run", "--json", expect=0)[0])
+    assert (planned["image"], planned["memory_mib"], planned["tests"][0]["name"]) == ("sandbox-base", 64, "tests/slow")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ((), 2, "no image is named for tests/slow"),
+        (("--image", "sandbox-bsae"), 2, "there is no image 'sandbox-bsae', neither installed"),
+        (("--image", "sandbox-base@20200101.1"), 2, "20200101.1"),
+        (("slwo", "--image", "sandbox-base"), 2, "no test matches 'slwo'"),
+        (("--keep-fail", "disk", "--image", "sandbox-base"), 2, "'disk' is none of boot, install, disks"),
+        (("--keep-for", "14", "--image", "sandbox-base"), 2, "'14' is not a duration"),
+    ],
+)
+def test_what_cannot_run(project: Project, words: tuple[str, ...], status: int, said: str) -> None:
+    assert said in project.run("test", *words, expect=status)[1]
+    assert not (project.state / "tests").exists()
+
+
+def test_a_test_that_no_memory_of_this_host_is_enough_for(project: Project) -> None:
+    text = (project.folder / "tests/slow/golden-test.toml").read_text().replace("64 MiB", "64 TiB")
+    (project.folder / "tests/slow/golden-test.toml").write_text(text)
+    said = project.run("test", "--image", "sandbox-base", expect=3)[1]
+    assert "there is no memory for tests/slow on sandbox-base: 67108864 MiB are needed" in said
+
+
+def test_a_failure_ends_with_5_and_says_where_its_bundle_is(project: Project) -> None:
+    text = (project.folder / "tests/slow/golden-test.toml").read_text().replace("1 h", "1s")
+    (project.folder / "tests/slow/golden-test.toml").write_text(text)
+    out, err = project.run("test", "--image", "sandbox-upgrade", "--retries", "1", "--keep-fail", "boot", expect=5)
+    assert "1 failed" in out
+    assert "golden: error: 1 of 1 tests failed" in err
+    assert "did not boot" in err
+    (results,) = (project.state / "tests/demo").iterdir()
+    bundle = results / "sandbox-upgrade/tests.slow/run-2"
+    assert f"golden clone revive {bundle}" in err
+    assert sorted(path.name for path in bundle.iterdir()) == ["boot", "bundle.json"]
+    assert {path.name for path in results.glob("*.*")} >= {"run-1.tap", "run-2.xml", "merged.tap", "merged.xml"}
+    said = project.run("clone", "revive", bundle, expect=2)[1]
+    assert "has no disk" in said
+    assert "golden test --keep-fail all" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_machine(project: Project, number: signal.Signals) -> None:
+    with project.start("test", "--image", "sandbox-base") as golden:
+        end = time.monotonic() + 60
+        with connect() as connection:
+            while not any(clones.is_running(lease, connection) for lease in clones.whole_leases(project.state)):
+                assert time.monotonic() < end
+                assert golden.poll() is None
+                time.sleep(0.2)
+        golden.send_signal(number)
+        _, err = golden.communicate(timeout=60)
+    assert golden.returncode == 130
+    assert "golden: interrupted" in err
+    assert clones.names(project.state) == []
