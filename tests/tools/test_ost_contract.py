@@ -176,6 +176,8 @@ def test_each_layer_of_the_harness_has_its_variable(tmp_path: Path, layer: str, 
     found = ost.environment(tmp_path, distribution="el9", set_already={})
     assert found[f"OST_IMAGES_{variable}"] == str(image)
     assert found[f"OST_IMAGES_{variable}_PACKAGE"] == f"golden-el9-{layer}-image-20261121.1"
+    renamed = ost.environment(tmp_path, distribution="el9", set_already={}, prefix="acme")
+    assert renamed[f"OST_IMAGES_{variable}_PACKAGE"] == f"acme-el9-{layer}-image-20261121.1"
 
 
 def test_everything_can_be_overridden(slave: Client) -> None:
