@@ -135,7 +135,9 @@ def image_inputs(project: Project, image: Image, *, state: Path, repositories: R
     for number, step in enumerate(image.steps, 1):
         values[f"step {number}: {step.kind}"] = _text(step)
         if isinstance(step, Sparrowdo) and step.expires_days:
-            values[f"step {number}: {step.kind}, age"] = _period(step.expires_days)
+            age = f"step {number}: {step.kind}, age"
+            values[age] = _period(step.expires_days)
+            timely.add(age)
     values |= _files(project, image)
     found = _package_repositories(project, image)
     for repository in found:

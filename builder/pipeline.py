@@ -228,7 +228,7 @@ class Pipeline:
         report = seal.read_report(bench.output)
         packages = bench.work / "packages"
         packages.write_text("".join(f"{package}\n" for package in report.packages), encoding="utf-8")
-        if (standing := self._same_as_before(planned, packages)) is not None:
+        if (standing := self._same_as_before(planned, packages, trail.record.software)) is not None:
             return standing
         package_changes.write(
             package_changes.describe(
@@ -285,13 +285,15 @@ class Pipeline:
         Artifacts(self.store).remember(build)
         return build
 
-    def _same_as_before(self, planned: Planned, packages: Path) -> Build | None:
+    def _same_as_before(self, planned: Planned, packages: Path, software: Mapping[str, str]) -> Build | None:
         """The build that goes on standing because nothing new came of this one; remembered, so that it is not repeated.
 
-        packages: the new list, a file.
+        packages: the new list, a file. software: versions that online steps found, which no package list tells.
         """
         standing = planned.standing
-        if standing is None or hashlib.sha256(packages.read_bytes()).hexdigest() != standing.packages_sha256:
+        if standing is None or software != standing.software:
+            return None
+        if hashlib.sha256(packages.read_bytes()).hexdigest() != standing.packages_sha256:
             return None
         checks.write(
             self.store,

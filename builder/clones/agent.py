@@ -31,11 +31,12 @@ FAILED = b"golden: failed: "
 
 # Source: linux/random.h, linux/sockios.h.
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
-SIOCGIFHWADDR, SIOCSIFHWADDR = 0x8927, 0x8924
+SIOCGIFADDR, SIOCGIFHWADDR, SIOCSIFHWADDR = 0x8915, 0x8927, 0x8924
 
 SSH = Path("/etc/ssh")
 
 BREATH_S = 2
+ADDRESS_S = 5
 
 
 def stir(entropy: bytes) -> None:
@@ -67,17 +68,40 @@ def name(machine_id: str, hostname: str) -> None:
         Path("/etc/hostname").write_text(hostname + "\n")
 
 
-def change_cards(macs: Any) -> None:
-    """macs: old address -> new. With arp_notify the kernel tells the network at once."""
+def change_cards(macs: Any) -> Any:
+    """macs: old address -> new. Returns the cards that had an IPv4 address, and may lose it for a moment.
+
+    With arp_notify the kernel tells the network at once.
+    """
     with contextlib.suppress(OSError):
         Path("/proc/sys/net/ipv4/conf/all/arp_notify").write_text("1\n")
+    changed = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
         for card in Path("/sys/class/net").iterdir():
             new = macs.get((card / "address").read_text().strip())
             if new:
+                if has_address(card.name):
+                    changed.append(card.name)
                 request = bytearray(fcntl.ioctl(handle, SIOCGIFHWADDR, struct.pack("16s16x", card.name.encode())))
                 request[18:24] = bytes.fromhex(new.replace(":", ""))
                 fcntl.ioctl(handle, SIOCSIFHWADDR, bytes(request))
+    return changed
+
+
+def has_address(card: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        try:
+            fcntl.ioctl(handle, SIOCGIFADDR, struct.pack("16s16x", card.encode()))
+        except OSError:
+            return False
+    return True
+
+
+def wait_for_addresses(cards: Any) -> None:
+    """A DHCP client may ask anew when its card's address changes; who connects meanwhile would wait for seconds."""
+    deadline = time.monotonic() + ADDRESS_S
+    while not all(map(has_address, cards)) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def find_sshd() -> int:
@@ -142,12 +166,13 @@ def hang_up(sshd: int) -> None:
 def renew(order: Any, sshd: int) -> bool:
     time.clock_settime(time.CLOCK_REALTIME, order["now"])
     stir(base64.b64decode(order["entropy"]))
+    cards = change_cards(order["macs"])
+    name(order["machine_id"], order["hostname"])
     if order.get("authorized_key"):
         let_in(order["authorized_key"])
     has_rsa = replace_host_keys(order["host_keys"])
     hang_up(sshd)
-    name(order["machine_id"], order["hostname"])
-    change_cards(order["macs"])
+    wait_for_addresses(cards)
     return has_rsa
 
 

@@ -21,10 +21,13 @@ from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qemu_img
 from builder.tools.libvirt import Connection, connect
+from builder.tools.openpgp import Signer
 from builder.tools.webserver import serving
 from tests.builds import add_chain
-from tests.tools.test_dnf_install import LEAF, Client, publish_builds
+from tests.clients import Client
+from tests.tools.conftest import Publisher
 
+LEAF = "golden-sandbox-bootstrapped"
 CHAIN = ("sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped")
 
 
@@ -33,6 +36,7 @@ class Host:
     """A machine with installed images and clones of them."""
 
     store: Store
+    publisher: Publisher
     client: Client
     connection: Connection
     prefix: str
@@ -41,8 +45,8 @@ class Host:
     def state(self) -> Path:
         return self.store.state
 
-    def publish(self, version: str, reporter: Reporter) -> None:
-        publish_builds(self.store, reporter, add_chain(self.store, *CHAIN, version=version)["sandbox-bootstrapped"])
+    def publish(self, version: str) -> None:
+        self.publisher.publish(add_chain(self.store, *CHAIN, version=version)["sandbox-bootstrapped"])
 
     def make(self, *names: str, images: Path | None = None, reporter: Reporter | None = None) -> list[Lease]:
         source = clones.locate("sandbox-bootstrapped", None, images=images or self.client.images, builds=None)
@@ -68,23 +72,25 @@ class Host:
 
 
 @pytest.fixture
-def host(open_path: Path, reporter: Reporter) -> Iterator[Host]:
+def host(open_path: Path, reporter: Reporter, signer: Signer) -> Iterator[Host]:
     store = Store(open_path / "state", "demo")
     store.channels.mkdir(parents=True)
     with serving(store.channels) as server, connect() as connection:
-        host = Host(store, Client(open_path / "client", server.url), connection, f"test-{os.urandom(3).hex()}-")
-        host.publish("20261121.1", reporter)
+        publisher = Publisher(store, reporter, signer)
+        client = Client(open_path / "client", server.url, signer)
+        host = Host(store, publisher, client, connection, f"test-{os.urandom(3).hex()}-")
+        host.publish("20261121.1")
         host.client.install(LEAF)
         yield host
         for name in clones.names(host.state):
             clones.destroy(name, state=host.state, connection=connection)
 
 
-def test_twenty_clones_outlive_an_upgrade_and_autoremove(host: Host, reporter: Reporter) -> None:
+def test_twenty_clones_outlive_an_upgrade_and_autoremove(host: Host) -> None:
     made = host.make(*map(str, range(20)))
     for lease in made[:2]:
         host.start(lease)
-    host.publish("20261122.1", reporter)
+    host.publish("20261122.1")
     host.client.dnf("upgrade")
     host.client.dnf("autoremove")
     assert collection.collect(host.state, connection=host.connection, is_dry=False, note=print) == []

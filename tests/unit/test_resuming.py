@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from builder import rewind
-from builder.checkpoints import Checkpoint, Record, Trail, boot_id
+from builder.checkpoints import FILE, Checkpoint, Record, Trail, boot_id
+from builder.cli import golden as commands
 from builder.config import load
-from builder.errors import ConfigError
+from builder.errors import ConfigError, GoldenError
 from builder.inputs import Repositories, image_inputs
 from builder.layer import phases
 from builder.model import Image, ImageId, Project
@@ -212,3 +215,35 @@ def test_the_seal_stays_with_the_last_of_them() -> None:
         ("install", False),
         ("install + seal", True),
     ]
+
+
+# --- on the command line ---------------------------------------------------------------------------------------
+
+
+def golden(folder: Path, *words: str) -> Result:
+    argv = ["--file", str(folder / "golden.toml"), "--state", str(folder / "state"), *words]
+    result = CliRunner().invoke(commands, argv)
+    if isinstance(result.exception, GoldenError):
+        raise result.exception
+    return result
+
+
+def test_there_is_nothing_to_resume(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no failed build has left a checkpoint"):
+        golden(folder, "resume")
+    with pytest.raises(ConfigError, match=r"there is no image 's-ap' in golden\.toml"):
+        golden(folder, "resume", "s-ap")
+    with pytest.raises(ConfigError, match="no failed build of 's-app' has left a checkpoint") as none:
+        golden(folder, "shell", "s-app")
+    assert none.value.try_next == "golden clone create NAME --image s-app, for a machine of what is built"
+
+
+def test_a_dry_run_says_from_where_it_would_go_on(folder: Path, trail: Trail) -> None:
+    name = load(folder / "golden.toml").name
+    place = folder / "state" / name / "work" / "s-app-20261121.1"
+    place.mkdir(parents=True)
+    (place / FILE).write_text(trail.record.model_dump_json())
+    found = json.loads(golden(folder, "resume", "--dry-run", "--json").stdout)
+    assert found == [{"image": "s-app", "version": "20261121.1", "state": "after step 3-shell"}]
+    with pytest.raises(ConfigError, match="'s-app' has no step '9'"):
+        golden(folder, "shell", "s-app", "--at", "9", "--", "true")

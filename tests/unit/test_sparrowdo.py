@@ -22,9 +22,12 @@ from builder.inputs import Inputs
 from builder.layer import Bench
 from builder.model import Build, Project
 from builder.package import render_spec
-from builder.plan import Known, plan
+from builder.pipeline import Host, Pipeline
+from builder.plan import Known, Planned, plan
+from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.steps import Sparrowdo
+from builder.store import Store, sha256
 from builder.tools import ssh
 from builder.tools.sparrowdo import command, failures
 from builder.tools.sparrowdo.command import Job
@@ -224,6 +227,38 @@ def test_a_changed_sparrowfile_rebuilds_only_its_layer_and_what_stands_on_it(pro
         "rocky9-bootstrapped": "file sparrow/ci.raku changed",
         "rocky9-app": "rocky9-bootstrapped will be built",
     }
+
+
+def test_the_age_is_what_time_brings(project: Project) -> None:
+    """So `refresh` of the image may let it wait, and a bootstrap that brings nothing new is not kept."""
+    found = inputs.image_inputs(project, project.images["rocky9-bootstrapped"], state=project.folder / "state")
+    assert found.timely == {"step 1: sparrowdo, age"}
+
+
+@pytest.mark.parametrize(("version", "stands"), [("0.0.94", True), ("0.0.95", False)])
+def test_another_version_of_what_was_bootstrapped_is_something_new(
+    project: Project, tmp_path: Path, version: str, stands: bool
+) -> None:
+    """The packages may be the same: zef's are none of rpm's."""
+    packages = tmp_path / "packages"
+    packages.write_text("bash-0:5-1.x86_64\n")
+    standing = make_build("rocky9-bootstrapped", packages_sha256=sha256(packages))
+    standing = standing.model_copy(update={"software": {"sparrow6": "0.0.94"}})
+    planned = Planned(
+        image="rocky9-bootstrapped",
+        parent=None,
+        action="refresh",
+        reason="its time came",
+        why="its time came",
+        key="k",
+        inputs={},
+        build=None,
+        standing=standing,
+    )
+    host = Host(uri="test:///default", accelerator=Accelerator(kind="tcg", reason=""))
+    pipeline = Pipeline(project, Store(tmp_path / "state", "demo"), host=host, reporter=Reporter("quiet"))
+    found = pipeline._same_as_before(planned, packages, {"sparrow6": version})
+    assert found == (standing if stands else None)
 
 
 # --- what a run is given
