@@ -188,7 +188,8 @@ def environment(
 ) -> dict[str, str]:
     """The variables that a harness reads. Images are named by their versioned files.
 
-    prefix: what the names of the packages begin with. set_already: variables of the caller's go before. Raises ConfigError if nothing is laid out in `folder`.
+    prefix: what the names of the packages begin with. set_already: variables of the caller's go before.
+    Raises ConfigError if nothing is laid out in `folder`.
     """
     keys = sorted(folder.glob("*_id_rsa"))
     known = [path.name.removesuffix("_id_rsa") for path in keys]
