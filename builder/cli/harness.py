@@ -91,10 +91,11 @@ def install(
 @_profile
 @_distribution
 @_folder
+@click.option("--prefix", default="golden", show_default=True, help="What the names of the packages begin with.")
 @json_option
-def env(profile: str, distribution: str | None, folder: Path, as_json: bool) -> None:
+def env(profile: str, distribution: str | None, folder: Path, prefix: str, as_json: bool) -> None:
     """Print the variables that the harness reads, for a shell. What is set already stays as it is."""
-    found = ost.environment(folder.absolute(), distribution=distribution, set_already=os.environ)
+    found = ost.environment(folder.absolute(), distribution=distribution, set_already=os.environ, prefix=prefix)
     if as_json:
         print_json(found)
         return

@@ -183,10 +183,13 @@ def _link(path: Path, target: Path) -> None:
     part.rename(path)
 
 
-def environment(folder: Path, *, distribution: str | None, set_already: Mapping[str, str]) -> dict[str, str]:
+def environment(
+    folder: Path, *, distribution: str | None, set_already: Mapping[str, str], prefix: str = "golden"
+) -> dict[str, str]:
     """The variables that a harness reads. Images are named by their versioned files.
 
-    set_already: variables of the caller's go before. Raises ConfigError if nothing is laid out in `folder`.
+    prefix: what the names of the packages begin with. set_already: variables of the caller's go before.
+    Raises ConfigError if nothing is laid out in `folder`.
     """
     keys = sorted(folder.glob("*_id_rsa"))
     known = [path.name.removesuffix("_id_rsa") for path in keys]
@@ -216,11 +219,6 @@ def environment(folder: Path, *, distribution: str | None, set_already: Mapping[
                 try_next="golden harness install --profile ost --move",
             )
         found[f"OST_IMAGES_{variable}"] = str(file)
-        found[f"OST_IMAGES_{variable}_PACKAGE"] = (
-            f"golden-{file.stem.removesuffix(_version(file))}image-{_version(file)}"
-        )
+        image, _, version = file.stem.rpartition("-")
+        found[f"OST_IMAGES_{variable}_PACKAGE"] = f"{prefix}-{image}-image-{version}"
     return found | {key: value for key, value in set_already.items() if key in found}
-
-
-def _version(file: Path) -> str:
-    return file.stem.rpartition("-")[2]

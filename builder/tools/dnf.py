@@ -59,7 +59,8 @@ def newest(pattern: str, *, repo_file: Path | None, cache: Path, timeout_s: floa
     """
     where: list[str | Path] = []
     if repo_file is not None:
-        where = [f"--config={repo_file}", "--setopt=reposdir=/dev/null", "--setopt=plugins=0"]
+        # -y: the key that the file names is taken into the cache, which is thrown away, and nowhere else.
+        where = ["-y", f"--config={repo_file}", "--setopt=reposdir=/dev/null", "--setopt=plugins=0"]
         where += [f"--setopt=cachedir={cache}", "--setopt=varsdir=/dev/null"]
     words = ["repoquery", "--quiet", "--latest-limit=1", "--queryformat=%{name} %{version}\n", pattern]
     answer = query(["dnf", *where, *words], why="ask which images the channel has", timeout_s=timeout_s)

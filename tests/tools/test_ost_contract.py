@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,12 @@ import pytest
 from builder.errors import ConfigError, VerifyError
 from builder.harness import ost
 from builder.model import Build
-from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store, sha256
 from builder.tools import ssh
-from builder.tools.webserver import serving
 from tests.builds import add_chain
-from tests.tools.test_dnf_install import Client, publish_builds
+from tests.clients import Client
+from tests.tools.conftest import Publisher
 
 LEAF = "golden-sandbox-bootstrapped"
 NEW = "20261122.1"
@@ -33,15 +31,12 @@ CHAIN = ("sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped")
 
 
 @pytest.fixture
-def slave(store: Store, chain: dict[str, Build], reporter: Reporter, tmp_path: Path) -> Iterator[Client]:
+def slave(client: Client, chain: dict[str, Build], publisher: Publisher) -> Client:
     """A host that installed the leaf from a channel, and the key that the images let in."""
-    store.channels.mkdir(parents=True)
-    with serving(store.channels) as server:
-        client = Client(tmp_path / "slave", server.url)
-        publish_builds(store, reporter, *chain.values())
-        client.install(LEAF)
-        ssh.make_key(client.folder / "id", comment="test")
-        yield client
+    publisher.publish(*chain.values())
+    client.install(LEAF)
+    ssh.make_key(client.folder / "id", comment="test")
+    return client
 
 
 def lay_out(slave: Client, *, move: bool = False) -> Path:
@@ -51,8 +46,8 @@ def lay_out(slave: Client, *, move: bool = False) -> Path:
     return folder
 
 
-def upgrade(slave: Client, store: Store, reporter: Reporter) -> None:
-    publish_builds(store, reporter, *add_chain(store, *CHAIN, version=NEW).values())
+def upgrade(slave: Client, store: Store, publisher: Publisher) -> None:
+    publisher.publish(*add_chain(store, *CHAIN, version=NEW).values())
     slave.dnf("upgrade")
 
 
@@ -69,9 +64,9 @@ def test_a_leaf_pulls_the_whole_chain_by_names_of_prefix_distribution_layer(slav
 
 
 def test_an_upgrade_moves_the_chain_in_lockstep_and_newer_sorts_higher(
-    slave: Client, store: Store, reporter: Reporter
+    slave: Client, store: Store, publisher: Publisher
 ) -> None:
-    upgrade(slave, store, reporter)
+    upgrade(slave, store, publisher)
     link = (slave.images / "sandbox-bootstrapped.qcow2").resolve()
     assert link.name == f"sandbox-bootstrapped-{NEW}.qcow2"
     names = [Path(str(info(link)["full-backing-filename"])).name]
@@ -176,6 +171,8 @@ def test_each_layer_of_the_harness_has_its_variable(tmp_path: Path, layer: str, 
     found = ost.environment(tmp_path, distribution="el9", set_already={})
     assert found[f"OST_IMAGES_{variable}"] == str(image)
     assert found[f"OST_IMAGES_{variable}_PACKAGE"] == f"golden-el9-{layer}-image-20261121.1"
+    renamed = ost.environment(tmp_path, distribution="el9", set_already={}, prefix="acme")
+    assert renamed[f"OST_IMAGES_{variable}_PACKAGE"] == f"acme-el9-{layer}-image-20261121.1"
 
 
 def test_everything_can_be_overridden(slave: Client) -> None:
@@ -225,7 +222,7 @@ def test_many_overlays_at_once_and_the_image_is_only_read(slave: Client) -> None
 
 @pytest.mark.parametrize("is_by_name", [True, False], ids=["by the plain name", "by the environment"])
 def test_an_upgrade_leaves_overlays_as_they_are(
-    slave: Client, store: Store, reporter: Reporter, is_by_name: bool
+    slave: Client, store: Store, publisher: Publisher, is_by_name: bool
 ) -> None:
     folder = lay_out(slave)
     found = ost.environment(folder, distribution=None, set_already={})
@@ -239,7 +236,7 @@ def test_an_upgrade_leaves_overlays_as_they_are(
         return sha256(raw)
 
     before = content()
-    upgrade(slave, store, reporter)
+    upgrade(slave, store, publisher)
     assert content() == before
     with pytest.raises(ConfigError, match=r"'sandbox-.*' leads to 20261121\.1 and would lead") as refused:
         lay_out(slave)

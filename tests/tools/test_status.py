@@ -16,9 +16,10 @@ from builder import clones
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools.libvirt import Connection, connect
-from builder.tools.webserver import serving
+from builder.tools.openpgp import Signer
 from tests.builds import add_chain
-from tests.tools.test_dnf_install import Client, publish_builds
+from tests.clients import Client
+from tests.tools.conftest import Publisher
 
 LEAF = "golden-sandbox-bootstrapped"
 CHAIN = ("sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped")
@@ -37,15 +38,13 @@ def store(open_path: Path) -> Store:
 
 
 @pytest.fixture
-def slave(store: Store, reporter: Reporter, open_path: Path) -> Iterator[Client]:
+def slave(store: Store, served: str, signer: Signer, publisher: Publisher, open_path: Path) -> Client:
     """It installed the leaf, and the channel has a newer one."""
-    store.channels.mkdir(parents=True)
-    with serving(store.channels) as server:
-        client = Client(open_path / "slave", server.url)
-        publish_builds(store, reporter, *add_chain(store, *CHAIN, version=OLD).values())
-        client.install(LEAF)
-        publish_builds(store, reporter, *add_chain(store, *CHAIN, version=NEW).values())
-        yield client
+    client = Client(open_path / "slave", served, signer)
+    publisher.publish(*add_chain(store, *CHAIN, version=OLD).values())
+    client.install(LEAF)
+    publisher.publish(*add_chain(store, *CHAIN, version=NEW).values())
+    return client
 
 
 @pytest.fixture
