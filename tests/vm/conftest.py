@@ -27,6 +27,7 @@ ALL = ["sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped", "sandbox-tools
 _MACHINE_TESTS = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The tests of the one chain stay together; where pytest-xdist runs several workers, one begins with these."""
     for item in items:
