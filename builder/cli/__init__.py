@@ -92,8 +92,9 @@ def main() -> None:
     """Run the command line and exit: 0, or the code of the error's kind (builder.errors), 130 when interrupted."""
     with _signals_as_exceptions():
         try:
-            golden.main(standalone_mode=False)
-            code = 0
+            # click hands the code of an Exit over as the result.
+            result = golden.main(standalone_mode=False)
+            code = result if isinstance(result, int) else 0
         except click.exceptions.Exit as end:
             code = end.exit_code
         except click.ClickException as error:

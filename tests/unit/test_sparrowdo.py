@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from builder import inputs, layer, starter
 from builder.catalogue import bootstrapped
-from builder.cli import golden
+from builder.cli import golden, main
 from builder.config import load
 from builder.config_steps import parse_step
 from builder.errors import ConfigError
@@ -449,3 +450,15 @@ def test_validate_needs_an_image_where_the_project_does_not_tell(tmp_path: Path)
         CliRunner().invoke(golden, ["--file", str(tmp_path / "golden.toml"), "validate"], catch_exceptions=False)
     assert caught.value.what == "the project has no image that Sparrowdo bootstraps"
     assert caught.value.try_next == "golden validate IMAGE"
+
+
+def test_golden_ends_with_the_status_that_a_command_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def fails() -> None:
+        raise click.exceptions.Exit(42)
+
+    monkeypatch.setitem(golden.commands, "fails", fails)
+    monkeypatch.setattr("sys.argv", ["golden", "fails"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 42
