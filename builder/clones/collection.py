@@ -14,7 +14,7 @@ from builder.clones.removal import release, remove
 from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import Frozen
 from builder.tools.domain import read_label
-from builder.tools.libvirt import Connection
+from builder.tools.libvirt import Connection, Vanished
 
 
 class Garbage(Frozen):
@@ -104,7 +104,10 @@ def _rests(
 def _machines(state: Path, *, connection: Connection, is_dry: bool) -> Iterator[Garbage]:
     """libvirt's machines whose clone is gone."""
     for domain in connection.domains():
-        label = read_label(domain.xml()) if domain.name.startswith("golden-") else None
+        label = None
+        if domain.name.startswith("golden-"):
+            with contextlib.suppress(Vanished):
+                label = read_label(domain.xml())
         if label is None or label.purpose != "clone" or label.work.parent != state / "clones":
             continue
         name = label.work.name
