@@ -22,6 +22,7 @@ def image_packages(*images: str, version: str = "20261121.1") -> list[str]:
     return [f"golden-{image}-image-{version}" for image in images]
 
 
+SUFFIXES = ("qcow2", "packages", "json", "cdx.json", "intoto.jsonl")
 CHAIN = ("sandbox-base", "sandbox-bootstrapped", "sandbox-upgrade")
 
 
@@ -33,7 +34,7 @@ def test_installing_the_leaf_brings_all_parents_and_nothing_else(
     assert client.names() == sorted([LEAF, *image_packages(*CHAIN)])
     files = {path.name: path for path in client.images.iterdir()}
     assert sorted(files) == sorted(
-        [f"{image}-20261121.1.{suffix}" for image in CHAIN for suffix in ("qcow2", "packages", "json")]
+        [f"{image}-20261121.1.{suffix}" for image in CHAIN for suffix in SUFFIXES]
         + ["sandbox-bootstrapped.qcow2"]
     )
     link = files.pop("sandbox-bootstrapped.qcow2")
