@@ -15,7 +15,7 @@ from builder.clones.removal import remove_stray
 from builder.clones.saved import Saved
 from builder.errors import GoldenError, HostError, ToolError, VerifyError
 from builder.progress import Reporter
-from builder.tools.domain import domain_xml
+from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
 
@@ -110,14 +110,15 @@ class _Starter:
 
         def resume(lease: Lease) -> None:
             self._define(lease)
-            renewed = machine(lease, self._place).model_copy(update={"renewal": self._place / _RENEWAL})
-            saved.resume(memory, memory_place, renewed, connection=self._connection)
+            saved.resume(memory, memory_place, self._resumed(lease), connection=self._connection)
 
         with self._reserved(), saved.lock(self._state, memory.circumstances.key):
             self._with_ports(resume)
-        renewed = machine(self._lease, self._place).model_copy(update={"renewal": self._place / _RENEWAL})
-        saved.renew(self._lease, memory, renewed)
+        saved.renew(self._lease, memory, self._resumed(self._lease))
         return self._lease
+
+    def _resumed(self, lease: Lease) -> Machine:
+        return machine(lease, self._place).model_copy(update={"renewal": self._place / _RENEWAL, "is_resumed": True})
 
     def _undo(self) -> None:
         """Back to what the clone was before: an empty overlay of the image."""

@@ -79,7 +79,8 @@ class Machine(Frozen):
     scratch: a raw disk behind the others, for what is not to outlive the machine. ssh_port: port on 127.0.0.1; of no
     use without a card in user mode. console_log: libvirt appends what the serial console prints to it. hostname: what
     the user-mode network's DHCP server tells the guest to be called. credentials: name -> content, for the guest's
-    systemd, without a disk. renewal: a socket at which the host reaches the second serial port.
+    systemd, without a disk. renewal: a socket at which the host reaches the second serial port. is_resumed: it goes on
+    from the memory of another, with another MAC address.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Machine(Frozen):
     hostname: str | None = None
     credentials: dict[str, str] = Field(default_factory=dict)
     renewal: Path | None = None
+    is_resumed: bool = False
 
     @property
     def mac(self) -> str:
@@ -264,6 +266,12 @@ def _network(root: ET.Element, machine: Machine) -> None:
             ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=word)
 
 
+# What a guest's card is given. Whom the DHCP server gave what is part of a machine's memory: in one that is resumed,
+# the first address is still that of the card that was, and the next one has to be that which the ports lead to.
+# Source: libslirp, bootp.c and vmstate.c; measured.
+_BEFORE_FIRST, _FIRST_ADDRESS = "10.0.2.14", "10.0.2.15"
+
+
 def user_network_arguments(machine: Machine) -> list[str]:
     """QEMU's own arguments for the cards in user mode. Source: qemu(1), "-netdev user"."""
     words: list[str] = []
@@ -272,9 +280,12 @@ def user_network_arguments(machine: Machine) -> list[str]:
         netdev = f"user,id=n{number}"
         if machine.hostname:
             netdev += f",hostname={machine.hostname}"
+        if machine.is_resumed:
+            netdev += f",dhcpstart={_BEFORE_FIRST}"
         if place == 0:
+            guest = _FIRST_ADDRESS if machine.is_resumed else ""
             for forward in (Forward(host_port=machine.ssh_port, guest_port=22), *machine.forwards):
-                netdev += f",hostfwd={forward.protocol}:127.0.0.1:{forward.host_port}-:{forward.guest_port}"
+                netdev += f",hostfwd={forward.protocol}:127.0.0.1:{forward.host_port}-{guest}:{forward.guest_port}"
         device = (
             f"virtio-net-pci,netdev=n{number},mac={machine.macs[number]},addr={_FIRST_NIC_SLOT + place:#x},romfile="
         )

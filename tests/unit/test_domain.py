@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.tools.domain import Disk, Forward, Label, Machine, Nic, domain_xml, mac, read_label
+from builder.tools.domain import Disk, Forward, Label, Machine, Nic, domain_xml, mac, read_label, user_network_arguments
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -120,3 +120,15 @@ def test_a_scratch_disk_is_raw_and_behind_the_others() -> None:
     assert found["driver"]["type"] == "raw"
     assert found["source"] == {"file": "/state/work/a & b/scratch.raw"}
     assert found["target"] == {"dev": "vdb", "bus": "virtio"}
+
+
+def test_the_ports_of_a_resumed_machine_lead_to_the_second_address_that_is_given() -> None:
+    machine = MACHINES["clone-tcg"]
+    (plain,) = [word for word in user_network_arguments(machine) if word.startswith("user,")]
+    (resumed,) = [
+        word
+        for word in user_network_arguments(machine.model_copy(update={"is_resumed": True}))
+        if word.startswith("user,")
+    ]
+    assert plain == "user,id=n0,hostfwd=tcp:127.0.0.1:40022-:22"
+    assert resumed == "user,id=n0,dhcpstart=10.0.2.14,hostfwd=tcp:127.0.0.1:40022-10.0.2.15:22"
