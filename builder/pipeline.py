@@ -182,16 +182,16 @@ class Pipeline:
         image = self.project.images[planned.image]
         if image.flat_of and parent is not None:
             return flatten.flatten(self.store, planned, image, parent, reporter=self.reporter)
-        start = resuming.begin(self.project, self.store, planned, parent=parent, is_resumed=is_resumed)
-        if start.said:
-            self.reporter.note(f"{image.name}: {start.said}")
-        planned, trail = start.planned, start.trail
         preflight.need_disk(self.store.root, _ROOM_BYTES, f"build '{planned.image}'")
         provision.check(image.steps, project=self.project.folder)
         chain = self.store.chain(parent) if parent else []
         if parent is not None:
             with self.reporter.step(f"{planned.image}: verify the parent {parent.stem}"):
                 self.store.verify(parent)
+        start = resuming.begin(self.project, self.store, planned, parent=parent, is_resumed=is_resumed)
+        if start.said:
+            self.reporter.note(f"{image.name}: {start.said}")
+        planned, trail = start.planned, start.trail
         bench = self._bench(planned, version=trail.record.version, work=trail.work)
         try:
             bench.logs.mkdir(parents=True, exist_ok=True)

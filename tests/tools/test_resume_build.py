@@ -17,7 +17,7 @@ import pytest
 from builder import pipeline as pipelines
 from builder import rewind
 from builder.checkpoints import left
-from builder.errors import ToolError
+from builder.errors import ToolError, VerifyError
 from builder.layer import domain_prefix
 from builder.model import Build, Image, Project, Repository
 from builder.pipeline import Host, Pipeline, decide
@@ -249,6 +249,19 @@ def test_a_build_begins_anew_and_forgets_what_failed(stage: Stage) -> None:
     assert stage.steps() == [["1-run", "2-run"]]
     assert stage.bytes(made, 1, 2) == [11, 12]
     assert left(stage.store) == []
+
+
+def test_a_parent_that_is_not_what_it_was_leaves_nothing_under_way(stage: Stage) -> None:
+    """One bit is another one, and the file's times tell nothing."""
+    disk = stage.store.qcow2(stage.base)
+    times, data = disk.stat(), bytearray(disk.read_bytes())
+    data[-1] ^= 1
+    disk.chmod(0o644)
+    disk.write_bytes(data)
+    os.utime(disk, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(VerifyError, match="was changed after it was built"):
+        stage.build(Run(commands=("echo 1",)))
+    assert list((stage.store.root / "work").glob("*")) == []
 
 
 def test_what_cannot_be_compressed_is_not_done_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

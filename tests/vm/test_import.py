@@ -78,7 +78,7 @@ steps = [{{ run = 'echo "$http_proxy $no_proxy" > /etc/proxies-seen' }}]
     (build,) = built.json
     assert build["inputs"]["image cloud.qcow2"] == digest
     assert build["virtual_bytes"] == 6 * 1024**3
-    assert "cloud-base: prepare + root-password + run + seal" in built.stderr
+    assert "cloud-base: prepare + run + root-password + seal" in built.stderr
     assert hashlib.sha256(cloud_image.read_bytes()).hexdigest() == digest
     project("clone", "create", "cloud", "--image", "cloud-base")
     try:
