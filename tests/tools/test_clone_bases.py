@@ -195,17 +195,15 @@ def test_images_on_another_file_system_are_used_in_place_with_a_word(
         )
 
 
-def test_seventy_clones_take_less_than_5_s_and_1_mib_each(host: Host) -> None:
-    begin = os.times().elapsed
+def test_seventy_clones_take_less_than_1_mib_each(host: Host) -> None:
+    """How long they take is measured by benchmarks/clones.py."""
     made = host.make(*map(str, range(70)))
-    seconds = os.times().elapsed - begin
     sizes = [
         sum(file.stat().st_blocks * 512 for file in clones.directory(host.state, lease.name).iterdir())
         for lease in made
     ]
     assert len({lease.uuid for lease in made}) == 70
     assert max(sizes) < 1024**2
-    assert seconds < 5
 
 
 def test_of_several_clones_all_are_made_or_none(host: Host) -> None:
