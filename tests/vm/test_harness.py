@@ -149,7 +149,7 @@ def test_results_come_on_a_disk(summary: tuple[Ended, Path]) -> None:
     assert (place / "collect/main/answer").read_text() == "it's\n"
     assert (place / "logs/1-run.sh-main.log").read_text() == "active\n"
     assert "systemd" in (place / "logs/main-journal.txt").read_text()
-    assert "login:" in (place / "boot/main-console.log").read_text()
+    assert "reboot: Power down" in (place / "boot/main-console.log").read_text()
 
 
 @pytest.mark.usefixtures("no_clones_are_left")
