@@ -99,6 +99,7 @@ FLOORS: dict[str, int] = {
             "mirrors",
             "sparrowfiles",
             "decision",
+            "supply",
             "resuming",
             "harness",
         ],
