@@ -33,7 +33,8 @@ from builder.decision import decide as decide
 from builder.digests import Artifacts
 from builder.errors import GoldenError
 from builder.layer import Bench, Command, Phase
-from builder.model import Build, ImageId, Project, Repository
+from builder.media import Repository
+from builder.model import Build, ImageId, Project
 from builder.plan import Planned, order
 from builder.preflight import Accelerator
 from builder.progress import Reporter

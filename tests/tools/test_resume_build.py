@@ -19,7 +19,8 @@ from builder import rewind
 from builder.checkpoints import left
 from builder.errors import ToolError, VerifyError
 from builder.layer import domain_prefix
-from builder.model import Build, Image, Project, Repository
+from builder.media import Repository
+from builder.model import Build, Image, Project
 from builder.pipeline import Host, Pipeline, decide
 from builder.plan import Planned
 from builder.preflight import Accelerator

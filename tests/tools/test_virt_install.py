@@ -16,7 +16,8 @@ from builder import layer
 from builder.catalogue import catalogue
 from builder.config import load
 from builder.layer import Bench
-from builder.model import Project, Source
+from builder.media import Source
+from builder.model import Project
 from builder.pipeline import Host, Pipeline, decide
 from builder.preflight import Accelerator
 from builder.progress import Reporter

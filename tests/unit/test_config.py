@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from builder.catalogue import catalogue
 from builder.config import load
 from builder.errors import ConfigError
-from builder.model import Source
+from builder.media import Source
 from builder.steps import Install, Run, Shell, Upgrade
 from builder.toml_lines import key_lines
 
