@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.config import load
-from builder.model import Project, Repository
+from builder.media import Repository
+from builder.model import Project
 from builder.preflight import accelerator
 from builder.progress import Reporter
 from builder.tools import guestfs

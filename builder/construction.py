@@ -11,7 +11,7 @@ from pathlib import Path
 from builder import bases, importing, install, layer, provision, resuming, seal
 from builder.checkpoints import Trail
 from builder.layer import Bench, Phase
-from builder.model import Repository
+from builder.media import Repository
 from builder.progress import Reporter
 from builder.tools import guestfs, proxies, qemu_img, scratch_disk
 from builder.tools.free_port import free_port

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder import bases, customize, importing, install, parcels, provision, run, seal
-from builder.model import Distribution, Frozen, Image, Repository
+from builder.media import Repository
+from builder.model import Distribution, Frozen, Image
 from builder.steps import Step, name_of
 from builder.tools import guestfs, input_disk, proxies, qemu_img, scratch_disk, ssh, virt_install
 from builder.tools.domain import Disk, Label, Machine

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from builder import bases, inputs, layer, mirrors
 from builder.layer import Bench, Command
-from builder.model import Project, Repository
+from builder.media import Repository
+from builder.model import Project
 from builder.plan import Planned
 from builder.preflight import Accelerator
 from builder.store import Store

@@ -11,11 +11,20 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import click
 from pydantic import BaseModel
 
-from builder import config, config_publication, config_steps, sources
+from builder import (
+    config,
+    config_distributions,
+    config_images,
+    config_publication,
+    config_steps,
+    config_values,
+    sources,
+)
 from builder.cli import golden
 from builder.units import format_seconds
 
 HERE = Path(__file__).parent
+_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _NOTE = "<!-- Made by make.py out of the code; do not edit. -->\n"
 
 
@@ -88,10 +97,10 @@ def _tables() -> Iterator[str]:
     yield _model("[publish]", config_publication.RawPublish)
     yield _model("[retention]", config_publication.RawRetention)
     yield _model("[retention.channel.NAME]", config_publication.RawRule)
-    yield _model("[distribution.NAME]", config._Distribution)
+    yield _model("[distribution.NAME]", config_distributions.RawDistribution)
     yield _model("source of a distribution", sources.RawSource)
-    yield _model("limits of a distribution", config._Limits)
-    yield _model("[image.DISTRIBUTION-LAYER]", config._Image)
+    yield _model("limits of a distribution", config_distributions.RawLimits)
+    yield _model("[image.DISTRIBUTION-LAYER]", config_images.RawImage)
     models: dict[str, Any] = dict(config_steps._MODELS)
     yield "## steps of an image\n\n" + _table(
         ("step", "runs", "options", "`timeout` without it"),
@@ -119,9 +128,12 @@ def _model(title: str, model: type[BaseModel]) -> str:
 
 def _takes(name: str, hint: Any) -> str:
     hint = _given(hint)
-    durations = (config.Duration, config_publication.Duration)
-    for aliases, words in (((config.Size,), "a size"), (durations, "a duration"), ((config.Hash,), "a hash")):
-        if hint in aliases:
+    for alias, words in (
+        (config_values.Size, "a size"),
+        (config_values.Duration, "a duration"),
+        (config.Hash, "a hash"),
+    ):
+        if hint == alias:
             return words
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
@@ -146,8 +158,9 @@ def _given(hint: Any) -> Any:
 def _plain(default: Any, hint: Any) -> str:
     if default in (None, "", [], {}) or isinstance(default, BaseModel):
         return ""
-    if _given(hint) == config.Duration:
-        return format_seconds(default)
+    if _given(hint) == config_values.Duration:
+        unit, seconds = next(it for it in _DURATIONS if default % it[1] == 0)
+        return f'`"{default // seconds} {unit}"`'
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 

@@ -18,7 +18,8 @@ from builder.config import load
 from builder.construction import say_what_is_odd
 from builder.decision import Decision
 from builder.layer import Bench
-from builder.model import Project, Source
+from builder.media import Source
+from builder.model import Project
 from builder.pipeline import Pipeline
 from builder.preflight import Accelerator
 from builder.progress import Reporter

@@ -12,7 +12,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from builder import config, config_publication, private
+from builder import config, config_distributions, config_images, config_publication, private
 from builder.cli import golden
 from builder.harness import declaration
 
@@ -32,8 +32,8 @@ def test_the_reference_is_what_the_code_says() -> None:
     "model",
     [
         config._Project,
-        config._Distribution,
-        config._Image,
+        config_distributions.RawDistribution,
+        config_images.RawImage,
         config_publication.RawSigning,
         config_publication.RawPublish,
         config_publication.RawRetention,

@@ -10,7 +10,8 @@ import pytest
 from builder import customize, install, layer, seal
 from builder.config import load
 from builder.layer import Bench, Phase
-from builder.model import Project, Repository, Source
+from builder.media import Repository, Source
+from builder.model import Project
 from builder.steps import Install, Run, Shell, Upgrade
 from builder.tools import guestfs, virt_install
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import inputs, layer, starter
@@ -370,7 +370,6 @@ def test_the_commands_of_a_dry_run(project: Project, tmp_path: Path) -> None:
 # --- what its words mean
 
 
-@settings(deadline=None)
 @given(st.text(), st.integers(1, 255), st.sampled_from(["bootstrap", "tasks"]))
 def test_whatever_is_said_has_an_explanation(output: str, status: int, calls: failures.Phase) -> None:
     found = failures.explain(failures.plain(output.encode()), status=status, calls=calls)
