@@ -20,6 +20,7 @@ from builder.cli.session import (
     examples,
     images_option,
     json_option,
+    key_option,
     pass_session,
     print_json,
     print_table,
@@ -34,11 +35,6 @@ from builder.tools.sparrowdo import bootstrap, command
 from builder.tools.sparrowdo.command import Job
 from builder.units import format_seconds
 
-_key = click.option(
-    "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
-    help="Private SSH key that the image lets in.  [default: the project's]",
-)
 _user = click.option("--user", default="root", show_default=True, help="Whom Sparrowdo logs in as.")
 _timeout = click.option(
     "--timeout",
@@ -87,7 +83,7 @@ _timeout = click.option(
     help="File of variables, NAME=value in each line.",
 )
 @_timeout
-@_key
+@key_option
 @images_option
 @click.option("--dry-run", is_flag=True, help="Print the commands that would run; start nothing.")
 @json_option
@@ -118,7 +114,7 @@ def sparrowdo(
     """
     wanted = _jobs(sparrowfiles, user=user, sudo=sudo, repository=repository, tags=tags, secrets_file=secrets_file)
     if dry_run:
-        _print_commands(image, wanted, user=user, key=key or _project_key(session), is_kept=keep, as_json=as_json)
+        _print_commands(image, wanted, user=user, key=key or session.key, is_kept=keep, as_json=as_json)
         return
     bed = _bed(session, image, installed=installed, key=key, user=user, timeout_s=timeout_s, is_kept=keep)
     if logs is not None:
@@ -158,7 +154,7 @@ def sparrowdo(
 )
 @_user
 @_timeout
-@_key
+@key_option
 @images_option
 @json_option
 @pass_session
@@ -247,7 +243,7 @@ def _bed(
     session: Session, image: str, *, installed: Path, key: Path | None, user: str, timeout_s: float, is_kept: bool
 ) -> Bed:
     name, _, version = image.partition("@")
-    key = key or _project_key(session)
+    key = key or session.key
     if key is None:
         raise ConfigError("Sparrowdo needs a key, and there is no project that has one", try_next="--key FILE")
     command.program()
@@ -280,10 +276,6 @@ def _only_bootstrapped(session: Session) -> str:
             try_next=f"golden validate {' or '.join(names) or 'IMAGE'}",
         )
     return names[0]
-
-
-def _project_key(session: Session) -> Path | None:
-    return session.project.ssh_key if session.has_project else None
 
 
 def _print_commands(
