@@ -45,6 +45,7 @@ _timeout = click.option(
     metavar="TIME",
     help="For each sparrowfile, on a machine with KVM.",
 )
+_dry_run = click.option("--dry-run", is_flag=True, help="Print the commands that would run; start nothing.")
 
 
 @click.command(
@@ -85,7 +86,7 @@ _timeout = click.option(
 @_timeout
 @key_option
 @images_option
-@click.option("--dry-run", is_flag=True, help="Print the commands that would run; start nothing.")
+@_dry_run
 @json_option
 @pass_session
 def sparrowdo(
@@ -156,6 +157,7 @@ def sparrowdo(
 @_timeout
 @key_option
 @images_option
+@_dry_run
 @json_option
 @pass_session
 def validate(
@@ -166,6 +168,7 @@ def validate(
     timeout_s: int,
     key: Path | None,
     installed: Path,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Run one quick test on one clone: whether the image is still one that tests can run on.
@@ -178,6 +181,9 @@ def validate(
         job = bootstrap.smoke_job(nonce)
     else:
         (job,) = _jobs([sparrowfile], user=user, sudo=False, repository=None, tags=(), secrets_file=None)
+    if dry_run:
+        _print_commands(image, [job], user=user, key=key or session.key, is_kept=False, as_json=as_json)
+        return
     bed = _bed(session, image, installed=installed, key=key, user=user, timeout_s=timeout_s, is_kept=False)
     with tempfile.TemporaryDirectory(prefix="golden-logs-") as folder:
         log = Path(folder) / "validate.log"
