@@ -444,6 +444,13 @@ def test_a_dry_run_prints_each_clone_s_commands(project: Project) -> None:
     assert lines[5] == "golden clone destroy sparrowdo-2"
 
 
+def test_a_dry_run_of_validate_prints_one_clone_s_commands(project: Project) -> None:
+    lines = CliRunner().invoke(golden, ["--file", str(project.file), "validate", "--dry-run"]).output.splitlines()
+    assert [line.split()[0] for line in lines] == ["golden", "env", "golden"]
+    assert lines[0] == "golden clone create sparrowdo-1 --image rocky9-bootstrapped"
+    assert "--no_sudo --no_index_update" in lines[1]
+
+
 def test_validate_needs_an_image_where_the_project_does_not_tell(tmp_path: Path) -> None:
     (tmp_path / "golden.toml").write_text(TOML.partition("[image.rocky9-bootstrapped]")[0])
     with pytest.raises(ConfigError) as caught:
