@@ -34,6 +34,10 @@ def is_import(distribution: Distribution) -> bool:
     return distribution.source is not None and distribution.source.is_import
 
 
+def is_dvd(distribution: Distribution) -> bool:
+    return distribution.source is not None and distribution.source.kind == "dvd"
+
+
 def is_private(image: Image, distribution: Distribution) -> bool:
     """Whether the base is made of a private image of golden's own. distribution: `localized`. Raises VerifyError."""
     source = distribution.source

@@ -354,7 +354,11 @@ class Pipeline:
             bench, uri=self.host.uri, is_kvm=self.host.is_kvm, time_factor=self.host.accelerator.time_factor
         )
         self._say_what_is_odd(bench, installation)
-        with self.reporter.step(f"{bench.image.name}: install") as step, self._removed(connection, bench.domain):
+        with (
+            self.reporter.step(f"{bench.image.name}: install") as step,
+            connection.storage_pool(bench.work, name=bench.domain),
+            self._removed(connection, bench.domain),
+        ):
             install.install(
                 installation,
                 image=bench.image.name,
@@ -531,6 +535,9 @@ def clear(store: Store, connection: Connection, *, reporter: Reporter) -> None:
     prefix = layer.domain_prefix(store.id)
     for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
         reporter.note(f"removed the machine {name} that an earlier run left")
+    for pool in connection.pools_below(store.work):
+        pool.remove()
+        reporter.note(f"removed the storage pool {pool.name} that an earlier run left")
     for path in store.remove_orphans():
         reporter.note(f"removed {path.name} that an earlier run left half-made")
 
