@@ -165,5 +165,41 @@ def plot(found: dict[str, Any], target: Path) -> None:
     figure.savefig(target, metadata={"Date": None})
 
 
+def section(found: dict[str, Any]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py."""
+    each, once, ways = found["each"], found["once"], ("each", "once")
+    measured = {
+        "each_seconds": sum(each["seconds"]),
+        "once_seconds": once["build_seconds"] + sum(once["seconds"]),
+        "each_bytes": sum(each["bytes"]),
+        "once_bytes": once["layer_bytes"] + sum(once["bytes"]),
+    }
+    counted = {f"{found['tests']}, measured": measured}
+    counted |= {f"{count}, extrapolated": it for count, it in found["extrapolated"].items()}
+    rows = [
+        [tests, *(f"{it[f'{way}_seconds']:.0f}" for way in ways), *(f"{it[f'{way}_bytes'] / MIB:.0f}" for way in ways)]
+        for tests, it in counted.items()
+    ]
+    many = found["extrapolated"][str(MANY)]
+    return {
+        "title": "Bootstrap once",
+        "machine": f"{found['machine']}, {found['accelerator']}",
+        "command": "PYTHONPATH=. python3 benchmarks/bootstrap_once.py --file golden.toml --state STATE "
+        f"--tests {found['tests']} --output docs/benchmarks-bootstrap-once.json",
+        "about": f"""
+Tests, one after the other, each on a clone of its own, with its boot. "each": the bootstrap (Raku and zef from
+a repository on this machine; public ones are farther away) in every test. "once": in the image, whose build is
+in the numbers. Measured with {found["tests"]} tests; more are extrapolated from the medians.""",
+        "tables": [
+            {
+                "head": ["tests", "each, s", "once, s", "each, MiB on the disk", "once, MiB on the disk"],
+                "rows": rows,
+            }
+        ],
+        "plots": ["benchmarks-bootstrap-once.svg"],
+        "notes": f"{MANY} tests: {many['each_seconds'] / many['once_seconds']:.1f} times the time, extrapolated.",
+    }
+
+
 if __name__ == "__main__":
     main()
