@@ -167,20 +167,17 @@ def plot(found: dict[str, Any], target: Path) -> None:
 
 def section(found: dict[str, Any]) -> dict[str, Any]:
     """For docs/benchmarks.md, see page.py."""
-    each, once, ways = found["each"], found["once"], ("each", "once")
-    measured = {
-        "each_seconds": sum(each["seconds"]),
-        "once_seconds": once["build_seconds"] + sum(once["seconds"]),
-        "each_bytes": sum(each["bytes"]),
-        "once_bytes": once["layer_bytes"] + sum(once["bytes"]),
-    }
-    counted = {f"{found['tests']}, measured": measured}
-    counted |= {f"{count}, extrapolated": it for count, it in found["extrapolated"].items()}
+    ways = (found["each"], found["once"])
+    counts = {f"{found['tests']}, measured": found["tests"]} | {f"{count}, extrapolated": count for count in MORE}
     rows = [
-        [tests, *(f"{it[f'{way}_seconds']:.0f}" for way in ways), *(f"{it[f'{way}_bytes'] / MIB:.0f}" for way in ways)]
-        for tests, it in counted.items()
+        [
+            label,
+            *(f"{after(way, 'seconds', tests=count):.0f}" for way in ways),
+            *(f"{after(way, 'bytes', tests=count) / MIB:.0f}" for way in ways),
+        ]
+        for label, count in counts.items()
     ]
-    many = found["extrapolated"][str(MANY)]
+    each, once = (after(way, "seconds", tests=MORE[-1]) for way in ways)
     return {
         "title": "Bootstrap once",
         "machine": f"{found['machine']}, {found['accelerator']}",
@@ -197,7 +194,7 @@ in the numbers. Measured with {found["tests"]} tests; more are extrapolated from
             }
         ],
         "plots": ["benchmarks-bootstrap-once.svg"],
-        "notes": f"{MANY} tests: {many['each_seconds'] / many['once_seconds']:.1f} times the time, extrapolated.",
+        "notes": f"{MORE[-1]} tests: {each / once:.1f} times the time, extrapolated.",
     }
 
 
