@@ -31,7 +31,7 @@ from builder.checks import Check
 from builder.decision import Decision
 from builder.decision import decide as decide
 from builder.digests import Artifacts
-from builder.errors import GoldenError
+from builder.errors import GoldenError, host_errors_told
 from builder.layer import Bench, Command, Phase
 from builder.model import Build, ImageId, Project, Repository
 from builder.plan import Planned, order
@@ -194,8 +194,9 @@ class Pipeline:
         planned, trail = start.planned, start.trail
         bench = self._bench(planned, version=trail.record.version, work=trail.work)
         try:
-            bench.logs.mkdir(parents=True, exist_ok=True)
-            build = self._make(planned, bench, chain, connection, start=start)
+            with host_errors_told():
+                bench.logs.mkdir(parents=True, exist_ok=True)
+                build = self._make(planned, bench, chain, connection, start=start)
         except KeyboardInterrupt:
             shutil.rmtree(bench.work)
             raise
@@ -531,6 +532,8 @@ def clear(store: Store, connection: Connection, *, reporter: Reporter) -> None:
     prefix = layer.domain_prefix(store.id)
     for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
         reporter.note(f"removed the machine {name} that an earlier run left")
+    for path in store.remove_finished():
+        reporter.note(f"removed {path.name}, which an earlier run had finished with")
     for path in store.remove_orphans():
         reporter.note(f"removed {path.name} that an earlier run left half-made")
 

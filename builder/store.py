@@ -31,6 +31,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from builder import faults
 from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import Build, ImageId, version_key
 
@@ -59,7 +60,9 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         part.chmod(mode)
+        faults.place("file.aside")
         part.rename(path)
+        faults.place("file.named")
     finally:
         part.unlink(missing_ok=True)
     sync_directory(path.parent)
@@ -109,10 +112,16 @@ def _taken(
                 waiting(holder)
                 fcntl.flock(stream, kind)
         if not is_shared:
-            stream.truncate(0)
-            stream.write(f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n")
-            stream.flush()
+            _sign(stream)
         yield stream
+
+
+def _sign(stream: IO[str]) -> None:
+    """Say who has the lock. It is had all the same where there is no room to: making room takes it, too."""
+    stream.truncate(0)
+    name = f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n"
+    with contextlib.suppress(OSError):
+        os.write(stream.fileno(), name.encode(errors="replace"))
 
 
 def _comes_free(stream: IO[str], kind: int) -> bool:
@@ -244,6 +253,7 @@ class Store:
         """A new directory of its own for one build. The caller commits it, or leaves it for the user to look at."""
         directory = self.work / f"{image}-{version}"
         directory.mkdir(parents=True)
+        faults.place("build.workspace")
         self.images.mkdir(parents=True, exist_ok=True)
         return directory
 
@@ -281,6 +291,18 @@ class Store:
             path.unlink()
         return orphans
 
+    def remove_finished(self) -> list[Path]:
+        """Remove work folders whose build is whole: golden was cut off after the facts came. The caller holds the lock.
+
+        Else a later build could go on from there, under a version that is taken.
+        """
+        if not self.work.is_dir():
+            return []
+        finished = [path for path in self.work.iterdir() if (self.images / f"{path.name}.json").exists()]
+        for path in finished:
+            shutil.rmtree(path)
+        return finished
+
     def discard_failed(self, image: str) -> None:
         """Remove what failed builds of `image` left; called when a new one begins."""
         for path in self._failed(image):
@@ -297,8 +319,11 @@ class Store:
         self.logs.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.logs / build.stem, ignore_errors=True)
         logs.rename(self.logs / build.stem)
+        faults.place("build.logs")
         packages.rename(self.package_list(build))
+        faults.place("build.packages")
         disk.rename(qcow2)
+        faults.place("build.disk")
         write_atomically(self.facts(build), build.model_dump_json(indent=2) + "\n", mode=0o444)
 
 
@@ -313,6 +338,7 @@ def _take(source: Path, target: Path) -> None:
                 raise
             shutil.copy2(source, part)
         part.replace(target)
+        faults.place("store.adopted")
     finally:
         part.unlink(missing_ok=True)
 

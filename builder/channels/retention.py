@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from builder import faults
 from builder.channels import compose as composes
 from builder.channels import publication, sets
 from builder.channels.promotion import unverified
@@ -304,9 +305,11 @@ class _Sweep:
             aside = path.with_name(f".{path.name}.part")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
+            faults.place("collect.aside")
             shutil.rmtree(aside)
         else:
             path.unlink()
+        faults.place("collect.removed")
         sync_directory(path.parent)
 
 

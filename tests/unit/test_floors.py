@@ -28,6 +28,7 @@ FLOORS: dict[str, int] = {
             "promises",
             "causes",
             "bisection",
+            "faults",
         ],
         0,
     ),
