@@ -91,7 +91,8 @@ def origin(compose: Path) -> Origin | None:
 
 def names(folder: Path) -> list[str]:
     """The channels below a folder, those that were published to."""
-    return sorted(path.parent.name for path in folder.glob("*/mirrorlist"))
+    # One that is being removed, or was when golden was killed, is none any more.
+    return sorted(path.parent.name for path in folder.glob("[!.]*/mirrorlist"))
 
 
 def companions(rpm: Path) -> Iterable[Path]:

@@ -285,6 +285,7 @@ class _Sweep:
         ]
         found = [path for path in found if path.name not in gone and path.stem not in gone]
         found += store.channels.glob("*/composes/.*.part")
+        found += [path for folder in (store.channels, store.logs, store.verified) for path in folder.glob(".*.part")]
         verdicts = [_verdict("orphans", str(path.relative_to(store.root)), []) for path in sorted(found)]
         for path in found:
             self.remove(path)

@@ -166,12 +166,7 @@ class Campaign:
         if first.status not in expects or _BUG in first.err:
             wrong.append(f"it ended with {first.status}, not one of {sorted(expects)}: {first.err[-1500:]}")
         self._libvirt.start()
-        try:
-            world.wait_until(lambda: not self._strays(), "processes end")
-        except TimeoutError:
-            wrong += [f"a process is left: {pid} {command}" for pid, command in self._strays().items()]
-            for pid in self._strays():
-                world.kill(pid)
+        wrong += self._ended(but=("gpg-agent",))  # the next command ends it
         wrong += [f"a mount is left: {it}" for it in _mounts() - self._mounts]
         store = self._stage.store
         for channel in sorted(path.parent.name for path in store.channels.glob("[!.]*/mirrorlist")):
@@ -183,6 +178,21 @@ class Campaign:
             wrong.append(f"golden list ends with {listed.status}: {listed.err}")
         self._stage.builds()
         return wrong
+
+    def _ended(self, *, but: tuple[str, ...] = ()) -> list[str]:
+        """What does not end, which is then ended. but: programs that may go on."""
+
+        def strays() -> dict[int, str]:
+            return {pid: command for pid, command in self._strays().items() if not command.startswith(but)}
+
+        try:
+            world.wait_until(lambda: not strays(), "processes end")
+        except TimeoutError:
+            left = strays()
+            for pid in left:
+                world.kill(pid)
+            return [f"a process is left: {command}" for command in left.values()]
+        return []
 
     def _strays(self) -> dict[int, str]:
         """Machines are no strays: what is told of those is told by libvirt."""
@@ -200,6 +210,7 @@ class Campaign:
         if second.status != 0 and not (second.status == 2 and scenario.is_done(second)):
             wrong.append(f"the next run ended with {second.status}: {second.err[-1500:]}")
         self._after(scenario)
+        wrong += self._ended()
         found = scenario.result(self._stage)
         if found != expected:
             wrong += [

@@ -115,6 +115,7 @@ class Stage:
     def begin(self) -> None:
         self._kept.mkdir()
         self.state.mkdir()
+        self.golden("doctor")  # sees whether KVM boots a kernel, once for all that comes
         self.add_base("20261121.1")
 
     def add_base(self, version: str) -> None:

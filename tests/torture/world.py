@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _INSIDE = "GOLDEN_TORTURE_WORLD"
-_OWN_FOLDERS = ("/run", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/etc/libvirt")
+_OWN_FOLDERS = ("/run", "/dev/shm", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/etc/libvirt")
 _PATIENCE_S = 60.0
 
 

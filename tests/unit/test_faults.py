@@ -84,6 +84,16 @@ def test_a_work_folder_whose_build_is_whole_goes(tmp_path: Path) -> None:
     assert failed.is_dir() and not finished.exists()
 
 
+def test_what_a_killed_golden_left_of_a_file_goes_with_the_next_one(tmp_path: Path) -> None:
+    dead, alive, other = (
+        tmp_path / f".{it}.part" for it in ("a.json.999999999.1", f"a.json.{os.getpid()}.1", "b.json.1")
+    )
+    for path in (dead, alive, other):
+        path.touch()
+    write_atomically(tmp_path / "a.json", "{}")
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other, tmp_path / "a.json"])
+
+
 def test_a_lock_is_had_where_there_is_no_room_to_sign_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_room(_handle: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -101,6 +101,7 @@ FLOORS: dict[str, int] = {
             "sparrowfiles",
             "decision",
             "resuming",
+            "soundness",
             "harness",
         ],
         5,
