@@ -47,6 +47,8 @@ def build_argv(spec: Path, *, topdir: Path, sources: Path) -> list[str | Path]:
     defines = {
         "_topdir": _macro(topdir),
         "_sourcedir": _macro(sources),
+        # Scripts of a build that fails stay; here they stay with all the rest of it, and not in /var/tmp.
+        "_tmppath": _macro(topdir / "tmp"),
         "_rpmfilename": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
     }
     return ["rpmbuild", "-bb", *(w for name, body in defines.items() for w in ("--define", f"{name} {body}")), spec]
