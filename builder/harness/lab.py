@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from builder import clones, config, preflight
+from builder.clones import pools, ready
 from builder.clones.memory import declared
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
@@ -157,19 +158,21 @@ class Lab:
             user_data=wanted.user_data,
             owner=clones.this_process(),
         )
-        (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
+        made = self._taken(order, connection, wanted) or self._new(order, connection)
         try:
-            before_start(clones.directory(self.state, made.name))
-            self._wait_for_memory(order, is_stopped)
-            lease = clones.start(
-                made.name,
-                state=self.state,
-                connection=connection,
-                reporter=self.reporter,
-                capacity=clones.host_capacity(wait_s=_START_WAIT_S),
-                # What is written into the overlay is not in any memory that was saved.
-                is_cold=wanted.is_cold,
-            )
+            lease = made
+            if made.name == order.name:
+                before_start(clones.directory(self.state, made.name))
+                self._wait_for_memory(order, connection, is_stopped)
+                lease = clones.start(
+                    made.name,
+                    state=self.state,
+                    connection=connection,
+                    reporter=self.reporter,
+                    capacity=clones.host_capacity(wait_s=_START_WAIT_S),
+                    # What is written into the overlay is not in any memory that was saved.
+                    is_cold=wanted.is_cold,
+                )
             yield Guest(
                 Address(
                     name=role,
@@ -185,9 +188,26 @@ class Lab:
             with contextlib.suppress(ConfigError):  # somebody else destroyed it
                 clones.destroy(made.name, state=self.state, connection=connection)
 
-    def _wait_for_memory(self, order: clones.Order, is_stopped: Callable[[], bool]) -> None:
+    def _taken(self, order: clones.Order, connection: libvirt.Connection, wanted: Wanted) -> clones.Lease | None:
+        """One that waits in a pool, unless something is to be done before the start."""
+        found = None if wanted.is_cold else ready.take(order, state=self.state, connection=connection)
+        if found is None:
+            return None
+        lease, pool = found
+        pools.refill_later(pool, state=self.state)
+        return lease
+
+    def _new(self, order: clones.Order, connection: libvirt.Connection) -> clones.Lease:
+        (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
+        return made
+
+    def _wait_for_memory(
+        self, order: clones.Order, connection: libvirt.Connection, is_stopped: Callable[[], bool]
+    ) -> None:
         """Until the machines of others leave room, or nobody waits any more; the start itself has the last word."""
-        total = clones.host_capacity().total_mib
+        limit = clones.host_capacity()
+        total = limit.total_mib
+        ready.give_way(order.memory_mib, limit, state=self.state, connection=connection, note=self.reporter.note)
         end = time.monotonic() + _MEMORY_WAIT_S
         while order.memory_mib <= total and time.monotonic() < end and not is_stopped():
             if sum(declared().values()) + order.memory_mib <= total:
