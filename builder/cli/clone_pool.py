@@ -14,12 +14,19 @@ from builder.cli.clone_options import (
     capacity_options,
     complete_image,
     cpus_option,
-    key_option,
     memory_option,
-    project_key,
 )
 from builder.cli.clone_source import reaching, source_of
-from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
+from builder.cli.session import (
+    Session,
+    examples,
+    images_option,
+    json_option,
+    key_option,
+    pass_session,
+    print_json,
+    print_table,
+)
 from builder.clones import pools, ready
 from builder.clones.pools import Filled, Pool
 from builder.errors import ConfigError, GoldenError
@@ -124,7 +131,7 @@ def _declared(
     no_wait: bool,
 ) -> Pool:
     """The pool as the flags have it."""
-    key = key or project_key(session)
+    key = key or session.key
     if key is None and not no_wait:
         raise ConfigError("waiting for SSH needs a key, and there is no project that has one", try_next="--key FILE")
     source = source_of(session, image, prefer, installed)
