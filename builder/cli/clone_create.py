@@ -39,6 +39,7 @@ from builder.units import format_bytes, format_seconds
         "golden clone create --image rocky9-bootstrapped --count 70 --no-start     # rocky9-bootstrapped-1, -2, …",
         "golden clone create db1 db2 --image rocky9-db --disk '10 GiB' --forward 15432:5432 --wait-memory '10 min'",
         "golden clone create r1 --image rocky9-base --network user --network bridge=virbr0",
+        "golden clone create n1 n2 --image rocky9-base --network user --network lan=mine    # and each other",
         "golden clone create --image rocky9-bootstrapped --from-pool    # of golden clone pool",
         "golden clone create web4 --image rocky9-bootstrapped --prefer flat",
         "golden clone create web3 --image rocky9-bootstrapped --key ~/.ssh/ci --json | jq -r .ssh",
@@ -61,7 +62,7 @@ from builder.units import format_bytes, format_seconds
     "nics",
     multiple=True,
     callback=parse_nics,
-    metavar="user|network=NAME|bridge=NAME",
+    metavar="user|network=NAME|bridge=NAME|lan=NAME",
     help="A network card; several make several, in this order.  [default: user]",
 )
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from builder.clones import pools, ready
 from builder.clones.memory import declared
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
+from builder.harness import lans
 from builder.harness.guest import Address, Guest
 from builder.harness.watch import HICCUP
 from builder.preflight import Accelerator
@@ -23,7 +25,7 @@ from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
 from builder.tools.console import FATAL, Console, Patterns
-from builder.tools.domain import Forward
+from builder.tools.domain import Forward, Nic, mac
 
 _numbers = itertools.count(1)
 
@@ -39,7 +41,8 @@ class Wanted(Frozen):
     """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says.
 
     extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. user_data: of a cloud-init
-    NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved.
+    NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved. lan: whether it has a second card, on a
+    network of its own with the others that have one.
     """
 
     image: str
@@ -49,6 +52,7 @@ class Wanted(Frozen):
     ports: tuple[int, ...] = ()
     user_data: str | None = None
     is_cold: bool = False
+    lan: bool = False
 
 
 class Lab:
@@ -109,9 +113,11 @@ class Lab:
         limit_s = (boot_timeout_s or clones.BOOT_TIMEOUT_S) * self.accelerator.time_factor
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(libvirt.connect())
+            # No two deployments share one, in whatever process they are.
+            lan = secrets.token_hex(8)
             guests = {
                 role: stack.enter_context(
-                    self._made(role, one, connection, is_stopped=is_stopped, before_start=before_start)
+                    self._made(role, one, connection, lan=lan, is_stopped=is_stopped, before_start=before_start)
                 )
                 for role, one in wanted.items()
             }
@@ -121,6 +127,7 @@ class Lab:
                 return
             try:
                 _wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
+                lans.join(guests, time_factor=self.accelerator.time_factor)
             except GoldenError as error:
                 on_failure(guests, error)
                 raise
@@ -133,6 +140,7 @@ class Lab:
         wanted: Wanted,
         connection: libvirt.Connection,
         *,
+        lan: str,
         is_stopped: Callable[[], bool],
         before_start: Callable[[Path], None],
     ) -> Iterator[Guest]:
@@ -153,6 +161,7 @@ class Lab:
             accelerator=self.accelerator.kind_for(source.build.arch),
             key=self.key,
             extra_disks=wanted.extra_disks,
+            nics=(Nic(), Nic(kind="lan", source=lan)) if wanted.lan else (Nic(),),
             forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
             has_seed=wanted.user_data is not None,
             user_data=wanted.user_data,
@@ -182,6 +191,7 @@ class Lab:
                     key=lease.key or self.key,
                     console=clones.console_log(self.state, lease.name),
                     forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
+                    lan_mac=mac(lease.uuid, 1) if wanted.lan else None,
                 )
             )
         finally:
