@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder.config import load
-from builder.decision import decide
+from builder.decision import Decision
 from builder.model import Build, ImageId
 from builder.store import Store
 
@@ -128,7 +128,7 @@ def make_store(file: Path, state: Path, *, image_bytes: int) -> None:
     store.images.mkdir(parents=True)
     digest = hashlib.sha256(bytes(image_bytes)).hexdigest()
     made: dict[str, Build] = {}
-    for step in decide(project, store, project.images):
+    for step in Decision(project, store, project.images).plan():
         build = Build(
             id=ImageId(image=step.image, version="20261121.1", sha256=digest),
             parent=made[step.parent].id if step.parent else None,

@@ -15,10 +15,12 @@ import pytest
 from builder import layer
 from builder.catalogue import catalogue
 from builder.config import load
+from builder.construction import say_what_is_odd
+from builder.decision import Decision
 from builder.layer import Bench
 from builder.media import Source
 from builder.model import Project
-from builder.pipeline import Host, Pipeline, decide
+from builder.pipeline import Pipeline
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.run import query
@@ -27,6 +29,7 @@ from builder.tools import qemu_img, virt_install
 from builder.tools.libvirt import connect
 from builder.tools.virt_install import Installation
 from builder.tools.webserver import serving
+from builder.workshop import Host
 from tests.mirror import File, mirror
 
 TREEINFO = """\
@@ -232,11 +235,11 @@ def test_an_unknown_operating_system_is_told_under_a_generic_name_with_a_word(
     pipeline: Pipeline, open_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipeline.reporter = Reporter("plain")  # writes to where standard error is now
-    (planned,) = decide(pipeline.project, pipeline.store, ["new1-base"])
-    bench = pipeline._bench(planned, version="20261121.1", work=open_path / "work")
+    (planned,) = Decision(pipeline.project, pipeline.store, ["new1-base"]).plan()
+    bench = pipeline.workshop.bench(planned, version="20261121.1", work=open_path / "work")
     bench.work.mkdir()
     bench.kickstart.write_text("text\n")
-    pipeline._say_what_is_odd(bench, layer.installation(bench, uri="", is_kvm=False, time_factor=1))
+    say_what_is_odd(bench, layer.installation(bench, uri="", is_kvm=False, time_factor=1), note=pipeline.reporter.note)
     assert (
         capsys.readouterr()
         .err.strip()

@@ -23,7 +23,7 @@ from builder.inputs import Inputs
 from builder.layer import Bench
 from builder.model import Build, Project
 from builder.package import render_spec
-from builder.pipeline import Host, Pipeline
+from builder.pipeline import Pipeline
 from builder.plan import Known, Planned, plan
 from builder.preflight import Accelerator
 from builder.progress import Reporter
@@ -32,6 +32,7 @@ from builder.store import Store, sha256
 from builder.tools import ssh
 from builder.tools.sparrowdo import command, failures
 from builder.tools.sparrowdo.command import Job
+from builder.workshop import Host
 from tests.builds import make_build
 
 TOML = """\
