@@ -9,7 +9,7 @@ from builder.cache import KEEP, Cache, Entry
 from builder.cli.build import chosen, images_argument
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.plan import order
-from builder.units import format_bytes
+from builder.units import format_bytes, format_moment
 
 
 @click.group()
@@ -92,9 +92,9 @@ def _print(entries: list[Entry], *, as_json: bool, empty: str) -> None:
             entry.distribution,
             entry.name,
             format_bytes(entry.size_bytes),
-            entry.used[:16].replace("T", " "),
+            format_moment(entry.used),
             entry.verified if entry.state == "whole" else "came in part",
         ]
         for entry in entries
     ]
-    print_table(["DISTRIBUTION", "FILE", "SIZE", "USED (UTC)", "VERIFIED BY"], rows, empty=empty)
+    print_table(["DISTRIBUTION", "FILE", "SIZE", "USED", "VERIFIED BY"], rows, empty=empty)

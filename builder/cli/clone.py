@@ -18,7 +18,7 @@ from builder.cli.clone_use import check, console, cp, exec_, logs, repair, rever
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.clones import collection
 from builder.tools import libvirt
-from builder.units import format_bytes
+from builder.units import format_bytes, format_moment
 
 _STOP_TIMEOUT_S = 60.0
 
@@ -41,7 +41,15 @@ def list_(session: Session, as_json: bool) -> None:
     print_table(
         ["NAME", "STATE", "IMAGE", "VERSION", "SSH PORT", "OWNER", "MADE"],
         [
-            [c.name, states[c.name], c.image.image, c.image.version, str(c.ssh_port), _owner_text(c), c.made]
+            [
+                c.name,
+                states[c.name],
+                c.image.image,
+                c.image.version,
+                str(c.ssh_port),
+                _owner_text(c),
+                format_moment(c.made),
+            ]
             for c in found
         ],
         empty="no clones",
