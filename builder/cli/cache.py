@@ -7,12 +7,13 @@ import click
 from builder import bases
 from builder.cache import KEEP, Cache, Entry
 from builder.cli.build import chosen, images_argument
+from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.plan import order
 from builder.units import format_bytes, format_moment
 
 
-@click.group()
+@click.group(cls=Overview)
 def cache() -> None:
     """Fetch, list and prune downloaded DVDs and images, which all projects of this machine share."""
 

@@ -15,6 +15,7 @@ from builder.cli.clone_options import (
     some_names,
 )
 from builder.cli.clone_use import check, console, cp, exec_, logs, repair, revert, snapshot, ssh_
+from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.clones import collection
 from builder.tools import libvirt
@@ -23,7 +24,7 @@ from builder.units import format_bytes, format_moment
 _STOP_TIMEOUT_S = 60.0
 
 
-@click.group()
+@click.group(cls=Overview)
 def clone() -> None:
     """Throw-away machines, each on an overlay of an image that is only ever read."""
 
