@@ -24,7 +24,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from builder import checksums
+from builder import checksums, faults
 from builder.digests import remembered_sha256
 from builder.errors import ConfigError, ToolError, VerifyError
 from builder.media import Source, file_name
@@ -269,7 +269,9 @@ class Cache:
         )
         write_atomically(_facts(aside), facts.model_dump_json(indent=2) + "\n")
         shutil.rmtree(final, ignore_errors=True)  # without its facts it is not whole
+        faults.place("cache.aside")
         aside.rename(final)
+        faults.place("cache.named")
         sync_directory(final.parent)
         shutil.rmtree(partial)
 

@@ -14,6 +14,7 @@ from builder.cli.clone_options import (
     capacity_options,
     some_names,
 )
+from builder.cli.clone_pool import pool_
 from builder.cli.clone_use import check, console, cp, exec_, logs, repair, revert, snapshot, ssh_
 from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
@@ -58,6 +59,8 @@ def list_(session: Session, as_json: bool) -> None:
 
 
 def _owner_text(lease: clones.Lease) -> str:
+    if lease.pool is not None:
+        return "waits in a pool"
     if lease.owner is None:
         return "kept"
     return f"{lease.owner.pid} (dead)" if lease.is_orphaned else str(lease.owner.pid)
@@ -169,7 +172,7 @@ def gc(session: Session, dry_run: bool, with_memory: bool, as_json: bool) -> Non
     )
 
 
-for command in (create, warm_, ssh_, console, cp, exec_, logs, snapshot, revert, check, repair):
+for command in (create, warm_, pool_, ssh_, console, cp, exec_, logs, snapshot, revert, check, repair):
     clone.add_command(command)
 
 
