@@ -16,15 +16,16 @@ from builder.cli.clone_options import (
 )
 from builder.cli.clone_pool import pool_
 from builder.cli.clone_use import check, console, cp, exec_, logs, repair, revert, snapshot, ssh_
+from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.clones import collection
 from builder.tools import libvirt
-from builder.units import format_bytes
+from builder.units import format_bytes, format_moment
 
 _STOP_TIMEOUT_S = 60.0
 
 
-@click.group()
+@click.group(cls=Overview)
 def clone() -> None:
     """Throw-away machines, each on an overlay of an image that is only ever read."""
 
@@ -42,7 +43,15 @@ def list_(session: Session, as_json: bool) -> None:
     print_table(
         ["NAME", "STATE", "IMAGE", "VERSION", "SSH PORT", "OWNER", "MADE"],
         [
-            [c.name, states[c.name], c.image.image, c.image.version, str(c.ssh_port), _owner_text(c), c.made]
+            [
+                c.name,
+                states[c.name],
+                c.image.image,
+                c.image.version,
+                str(c.ssh_port),
+                _owner_text(c),
+                format_moment(c.made),
+            ]
             for c in found
         ],
         empty="no clones",
