@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from builder import private_keys
+from builder import faults, private_keys
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, ImageId
 from builder.progress import Reporter
@@ -327,6 +327,7 @@ def _build(job: Packaging, *, store: Store, signer: Signer | None, log: Path) ->
         if (source := written / f"{job.build.stem}{inside}").exists():
             source.chmod(0o444)
             source.rename(store.rpms / f"{name}{suffix}")
+            faults.place("package.companion")
     shutil.copy2(store.facts(job.build), written / "facts")
     (written / "facts").rename(store.rpms / f"{name}.build.json")
     _take(made, job.rpms)
@@ -357,6 +358,7 @@ def _take(made: Sequence[Path], targets: Sequence[Path]) -> None:
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
         path.rename(target)
+        faults.place("package.rpm")
     sync_directory(targets[0].parent)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from builder import faults
 from builder.channels import compose as composes
 from builder.channels import publication, sets
 from builder.channels.promotion import unverified
@@ -286,6 +287,7 @@ class _Sweep:
         ]
         found = [path for path in found if path.name not in gone and path.stem not in gone]
         found += store.channels.glob("*/composes/.*.part")
+        found += [path for folder in (store.channels, store.logs, store.verified) for path in folder.glob(".*.part")]
         verdicts = [_verdict("orphans", str(path.relative_to(store.root)), []) for path in sorted(found)]
         for path in found:
             self.remove(path)
@@ -306,9 +308,11 @@ class _Sweep:
             aside = path.with_name(f".{path.name}.part")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
+            faults.place("collect.aside")
             shutil.rmtree(aside)
         else:
             path.unlink()
+        faults.place("collect.removed")
         sync_directory(path.parent)
 
 

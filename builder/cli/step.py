@@ -14,14 +14,16 @@ from builder.cli.package import terms_of
 from builder.cli.publish import channel_name, push, url_option
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.cli.verdicts import need_passed, verify_builds
+from builder.decision import Decision
 from builder.errors import ConfigError
 from builder.model import Build, Frozen
 from builder.package import package
-from builder.pipeline import Host, Pipeline, decide
+from builder.pipeline import Pipeline
 from builder.plan import order
 from builder.supply import Supply, survey
 from builder.tools import libvirt
 from builder.tools.openpgp import Signer
+from builder.workshop import Host
 
 
 class Result(Frozen):
@@ -85,9 +87,9 @@ def step(
         )
         standing = supply.standing(project, image, key=parent_key)
         forced = [image] if rebuild else []
-        (*_, planned) = decide(
+        (*_, planned) = Decision(
             project, session.store, [image], rebuild=forced, standing=standing, builds=supply.builds.values()
-        )
+        ).plan()
         session.reporter.note(f"{image}: {planned.why}")
         if planned.build is not None:
             _print(Result(image=image, outcome="there", version=planned.build.version, key=planned.key), as_json)
