@@ -400,6 +400,8 @@ def test_private_images_do_not_travel(site: Site) -> None:
         site.step("one", "sandbox-secret")
 
 
-def test_a_folder_that_is_not_there_is_said(site: Site) -> None:
+def test_what_was_not_delivered_is_said(site: Site) -> None:
     with pytest.raises(ConfigError, match="there is no folder /nowhere for deliveries"):
         site.golden("accept", "/nowhere")
+    with pytest.raises(ConfigError, match="there is no whole delivery 'sandbox-web-1' in"):
+        site.golden("accept", str(site.drop), "sandbox-web-1")
