@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("[!.]*/mirrorlist"))
 
 
-def companions(rpm: Path) -> Iterable[Path]:
+def companions(rpm: Path) -> list[Path]:
     """What lies beside an RPM and belongs to it, by name; not all of it needs to be there."""
     stem = rpm.name.removesuffix(".rpm")
     return [rpm.with_name(f"{stem}{suffix}") for suffix in COMPANIONS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,12 @@ def private_channel(build: Build) -> str:
     return build.image if MARK in build.image else f"{build.image}-private"
 
 
-def locked(store: Store, channel: str) -> AbstractContextManager[None]:
-    """The right to write to a channel. Raises HostError naming the holder if another golden has it."""
-    return lock(store.root / f"publish-{channel}.lock", what=f"the channel '{channel}'")
+def locked(store: Store, channel: str, *, waiting: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+    """The right to write to a channel. Raises HostError naming the holder if another golden has it.
+
+    waiting: told who that is, and it is waited for.
+    """
+    return lock(store.root / f"publish-{channel}.lock", what=f"the channel '{channel}'", waiting=waiting)
 
 
 def publish(

@@ -37,6 +37,7 @@ from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.cli.sparrowdo import sparrowdo, validate
 from builder.cli.status import status
+from builder.cli.step import accept, step
 from builder.cli.test import test
 from builder.cli.verify import verify_images
 from builder.cli.why import why
@@ -192,6 +193,8 @@ for command in (
     status,
     verify_images,
     nightly,
+    step,
+    accept,
     bisect,
     sparrowdo,
     validate,

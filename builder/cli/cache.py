@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from builder import bases
-from builder.cache import KEEP, Cache, Entry
+from builder.cache import Cache, retention
+from builder.cache.retention import Entry
 from builder.cli.build import chosen, images_argument
 from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
@@ -49,7 +50,7 @@ def fetch(session: Session, images: tuple[str, ...], as_json: bool) -> None:
 @pass_session
 def list_files(session: Session, as_json: bool) -> None:
     """List what was downloaded, for which distribution, and how it was verified."""
-    _print(Cache(session.state).entries(), as_json=as_json, empty="the cache is empty")
+    _print(retention.entries(Cache(session.state).root), as_json=as_json, empty="the cache is empty")
 
 
 @cache.command(
@@ -62,7 +63,7 @@ def list_files(session: Session, as_json: bool) -> None:
 @click.option(
     "--keep",
     type=click.IntRange(min=0),
-    default=KEEP,
+    default=retention.KEEP,
     envvar="GOLDEN_CACHE_KEEP",
     show_envvar=True,
     show_default=True,
@@ -77,7 +78,7 @@ def prune(session: Session, keep: int, dry_run: bool, as_json: bool) -> None:
 
     A broken download counts as a file. What a golden is using or downloading at the moment stays.
     """
-    removed = Cache(session.state).prune(keep=keep, is_dry=dry_run)
+    removed = retention.prune(Cache(session.state).root, keep=keep, is_dry=dry_run)
     _print(removed, as_json=as_json, empty="nothing to remove")
     if removed and not as_json:
         freed = format_bytes(sum(entry.size_bytes for entry in removed))

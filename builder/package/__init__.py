@@ -93,11 +93,12 @@ def package(
     allow_private: bool = False,
     keys: private_keys.Wanted = _NO_KEYS,
     flat_links: Collection[str] = (),
+    is_alone: bool = False,
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
 
     signer: None if the project says that its packages are not signed. flat_links: images whose plain package is to
-    follow their flat form.
+    follow their flat form. is_alone: nothing of what they stand on; a channel has the packages of that.
     Raises ConfigError as `plan` does; VerifyError if an image file of a chain that is to be packaged has not the bytes
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
@@ -111,6 +112,7 @@ def package(
             keys=keys,
             flat_links=flat_links,
         )
+        jobs = [job for job in jobs if not is_alone or job.build in builds]
         for build in with_parents(store, [job.build for job in jobs if job.todo == "build"]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(

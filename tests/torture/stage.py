@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from builder import cli, config, faults
-from builder.pipeline import decide
+from builder.decision import Decision
 from builder.store import Store, write_atomically
 from tests.builds import add_build, verify_builds
 from tests.tools.test_resume_build import APPLIANCE
@@ -120,7 +120,7 @@ class Stage:
 
     def add_base(self, version: str) -> None:
         """A base as if it had been installed from the DVD."""
-        (planned,) = decide(config.load(self.folder / "golden.toml"), self.store, ["sandbox-base"])
+        (planned,) = Decision(config.load(self.folder / "golden.toml"), self.store, ["sandbox-base"]).plan()
         build = add_build(self.store, "sandbox-base", version=version)
         update = {"key": planned.key, "inputs": planned.inputs}
         write_atomically(self.store.facts(build), build.model_copy(update=update).model_dump_json(), mode=0o444)

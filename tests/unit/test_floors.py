@@ -110,6 +110,7 @@ FLOORS: dict[str, int] = {
             "mirrors",
             "sparrowfiles",
             "decision",
+            "supply",
             "resuming",
             "soundness",
             "harness",
