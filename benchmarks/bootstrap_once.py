@@ -78,6 +78,7 @@ def measure(golden: Golden, updates: Path, *, tests: int) -> dict[str, Any]:
     begin = time.monotonic()
     (*_, built) = json.loads(golden("build", "--rebuild", "sandbox-bootstrapped", "--json"))
     build_s = round(time.monotonic() - begin, 1)
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} sandbox-bootstrapped is built: {build_s} s\n")
     once = [run(golden, "sandbox-bootstrapped", [TEST]) for _ in range(tests)]
     return {
         "when": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -101,7 +102,9 @@ def run(golden: Golden, image: str, commands: list[str]) -> dict[str, float]:
         size_bytes = (golden.state / "clones" / name / "disk.qcow2").stat().st_blocks * 512
     finally:
         golden("clone", "destroy", name)
-    return {"seconds": round(time.monotonic() - begin, 1), "bytes": size_bytes}
+    seconds = round(time.monotonic() - begin, 1)
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} a test on a clone of {image}: {seconds} s\n")
+    return {"seconds": seconds, "bytes": size_bytes}
 
 
 def after(way: dict[str, Any], key: str, *, tests: int) -> float:
