@@ -168,5 +168,38 @@ def plot(found: dict[str, Any], target: Path) -> None:
     figure.savefig(target, metadata={"Date": None})
 
 
+def section(found: dict[str, Any]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py."""
+    ways = (found["each"], found["once"])
+    counts = {f"{found['tests']}, measured": found["tests"]} | {f"{count}, extrapolated": count for count in MORE}
+    rows = [
+        [
+            label,
+            *(f"{after(way, 'seconds', tests=count):.0f}" for way in ways),
+            *(f"{after(way, 'bytes', tests=count) / MIB:.0f}" for way in ways),
+        ]
+        for label, count in counts.items()
+    ]
+    each, once = (after(way, "seconds", tests=MORE[-1]) for way in ways)
+    return {
+        "title": "Bootstrap once",
+        "machine": f"{found['machine']}, {found['accelerator']}",
+        "command": "PYTHONPATH=. python3 benchmarks/bootstrap_once.py --file golden.toml --state STATE "
+        f"--tests {found['tests']} --output docs/benchmarks-bootstrap-once.json",
+        "about": f"""
+Tests, one after the other, each on a clone of its own, with its boot. "each": the bootstrap (Raku and zef from
+a repository on this machine; public ones are farther away) in every test. "once": in the image, whose build is
+in the numbers. Measured with {found["tests"]} tests; more are extrapolated from the medians.""",
+        "tables": [
+            {
+                "head": ["tests", "each, s", "once, s", "each, MiB on the disk", "once, MiB on the disk"],
+                "rows": rows,
+            }
+        ],
+        "plots": ["benchmarks-bootstrap-once.svg"],
+        "notes": f"{MORE[-1]} tests: {each / once:.1f} times the time, extrapolated.",
+    }
+
+
 if __name__ == "__main__":
     main()

@@ -8,9 +8,9 @@ from builder import flatten as flat
 from builder import preflight
 from builder.cli.build import build_summary, complete_image, find
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
+from builder.decision import Decision
 from builder.derived import derive, image_of
 from builder.errors import ConfigError
-from builder.pipeline import decide
 from builder.units import format_bytes
 
 
@@ -44,7 +44,7 @@ def flatten(session: Session, image: str, rebuild: bool, dry_run: bool, as_json:
         return
     with store.lock():
         forced = [name] if rebuild else []
-        *_, planned = decide(derived.project, store, [name], rebuild=forced, standing=derived.standing)
+        *_, planned = Decision(derived.project, store, [name], rebuild=forced, standing=derived.standing).plan()
         made = planned.build or flat.flatten(store, planned, derived.image, source, reporter=session.reporter)
     if as_json:
         print_json(build_summary(session, made))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import inputs, layer, starter
@@ -23,7 +23,7 @@ from builder.inputs import Inputs
 from builder.layer import Bench
 from builder.model import Build, Project
 from builder.package import render_spec
-from builder.pipeline import Host, Pipeline
+from builder.pipeline import Pipeline
 from builder.plan import Known, Planned, plan
 from builder.preflight import Accelerator
 from builder.progress import Reporter
@@ -32,6 +32,7 @@ from builder.store import Store, sha256
 from builder.tools import ssh
 from builder.tools.sparrowdo import command, failures
 from builder.tools.sparrowdo.command import Job
+from builder.workshop import Host
 from tests.builds import make_build
 
 TOML = """\
@@ -369,7 +370,6 @@ def test_the_commands_of_a_dry_run(project: Project, tmp_path: Path) -> None:
 # --- what its words mean
 
 
-@settings(deadline=None)
 @given(st.text(), st.integers(1, 255), st.sampled_from(["bootstrap", "tasks"]))
 def test_whatever_is_said_has_an_explanation(output: str, status: int, calls: failures.Phase) -> None:
     found = failures.explain(failures.plain(output.encode()), status=status, calls=calls)
