@@ -80,6 +80,43 @@ def test_the_project_s_own_key_is_refused_even_if_it_is_named(tmp_path: Path) ->
         private_keys.check(store, [build], private_keys.wanted(found))
 
 
+def test_the_project_s_own_key_is_refused_in_whatever_form_it_is(tmp_path: Path) -> None:
+    """Another comment, another format: other bytes, the same key."""
+    store, found = Store(tmp_path, "demo"), project(tmp_path)
+    found.ssh_key.parent.mkdir()
+    public = found.ssh_key.with_name("id_ed25519.pub")
+    public.write_text("ssh-ed25519 AAAA me\n")
+    held = {"key_fingerprints": {"/root/.ssh/id_rsa": private_keys.fingerprint(public)}}
+    build = stored(store, "sandbox-upgrade", keys={"/root/.ssh/id_rsa": DIGEST}).model_copy(update=held)
+    with pytest.raises(ConfigError, match="holds the project's own private key, the way into every image: /root"):
+        private_keys.check(store, [build], private_keys.wanted(found))
+
+
+def test_a_key_that_is_named_with_its_public_half_is_that_key(tmp_path: Path) -> None:
+    named = DEFINITION.replace('["/root/.ssh/id_rsa"]', '{ "/root/.ssh/id_rsa" = "files/harness.pub" }')
+    (tmp_path / "golden.toml").write_text(named)
+    store, found = Store(tmp_path, "demo"), load(tmp_path / "golden.toml")
+    with pytest.raises(ConfigError, match=r"the public key .*/files/harness\.pub cannot be read: No such file"):
+        private_keys.wanted(found)
+    (tmp_path / "files").mkdir()
+    public = tmp_path / "files/harness.pub"
+    public.write_text("not a key\n")
+    with pytest.raises(ConfigError, match=r"harness\.pub is no public key as ssh-keygen writes it"):
+        private_keys.wanted(found)
+    public.write_text("ssh-ed25519 AAAA harness\n")
+    build = stored(store, "sandbox-upgrade", keys={"/root/.ssh/id_rsa": DIGEST})
+    for fingerprints, said in (
+        ({}, "none that ssh takes without a passphrase"),
+        ({"/root/.ssh/id_rsa": "SHA256:another"}, "SHA256:another"),
+    ):
+        other = build.model_copy(update={"key_fingerprints": fingerprints})
+        with pytest.raises(ConfigError, match=r"another private key at /root/\.ssh/id_rsa than") as caught:
+            private_keys.check(store, [other], private_keys.wanted(found))
+        assert str(caught.value).endswith(f": {said}, not {private_keys.fingerprint(public)}")
+    right = build.model_copy(update={"key_fingerprints": {"/root/.ssh/id_rsa": private_keys.fingerprint(public)}})
+    private_keys.check(store, [right], private_keys.wanted(found))
+
+
 def test_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "golden.toml").write_text(DEFINITION.replace('["/root/.ssh/id_rsa"]', '["id_rsa"]'))
     with pytest.raises(ConfigError) as caught:

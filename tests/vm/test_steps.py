@@ -52,6 +52,10 @@ test "$(systemctl is-enabled systemd-timesyncd.service)" = masked
 grep -q 'of somebody else' /root/.ssh/authorized_keys
 test -z "$(find /var/cache/dnf -type f)"
 test ! -e /etc/yum.repos.d/more.repo
+# By the repositories of golden.toml, which are there for the time of the build; there is no other.
+dnf -y reinstall tree
+test -n "$(find /var/cache/dnf -type f)"
+grep -q ' /var/cache/dnf ext4 ' /proc/mounts
 '''] },
 ]
 """
@@ -149,5 +153,6 @@ def test_it_boots(built: Golden) -> None:
     try:
         assert built("clone", "ssh", "steps", "--", "cat", "/etc/motd").stdout == "it's $HOME\n"
         assert built("clone", "ssh", "steps", "--", "systemctl", "is-active", "beacon.service").stdout == "active\n"
+        assert built("clone", "ssh", "steps", "--", "ls", "/etc/distro.repos.d", expect=2).stdout == ""
     finally:
         built("clone", "destroy", "steps")
