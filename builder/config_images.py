@@ -23,14 +23,16 @@ from builder.units import parse_size
 _MODULAR = ("RHEL8", "RHEL9")
 
 
-def _parse_kept_keys(value: object) -> object:
-    """A list of paths in the guest, or a table of them and files of the project."""
-    if isinstance(value, dict):
-        return {guest_path(path): project_path(public) for path, public in value.items()}
-    return {guest_path(path): None for path in value} if isinstance(value, list) else value
+def _parse_kept_keys(value: object) -> dict[str, str]:
+    """Paths in the guest, and files of the project."""
+    if not isinstance(value, dict):
+        raise ValueError(
+            'takes a table of private keys in the guest, and of files with their public halves: { "/…" = "…" }'
+        )
+    return {guest_path(path): project_path(public) for path, public in value.items()}
 
 
-KeptKeys = Annotated[dict[str, str | None], BeforeValidator(_parse_kept_keys)]
+KeptKeys = Annotated[dict[str, str], BeforeValidator(_parse_kept_keys)]
 
 
 class RawImage(RawSetup):
@@ -119,9 +121,7 @@ def _images(
             disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
             setup=setup(image, folder=folder),
             refresh=image.refresh,
-            keeps_private_keys={
-                path: folder / public if public else None for path, public in image.keeps_private_keys.items()
-            },
+            keeps_private_keys={path: folder / public for path, public in image.keeps_private_keys.items()},
             stable=image.stable,
             steps=(
                 *_steps(name, image.steps, distribution, distributions, problems),

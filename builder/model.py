@@ -142,8 +142,8 @@ class Image(Frozen):
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
     stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
-    keeps_private_keys: paths in the guest -> the file with the public half of the key that may be there, None for
-    whatever key; other private keys are not packaged.
+    keeps_private_keys: paths in the guest -> the file with the public half of the key that may be there; other private
+    keys are not packaged.
     """
 
     name: str
@@ -160,7 +160,7 @@ class Image(Frozen):
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
     verify: Verify = Verify()
-    keeps_private_keys: dict[str, Path | None] = Field(default={})
+    keeps_private_keys: dict[str, Path] = Field(default={})
 
     @property
     def needs_repositories(self) -> bool:

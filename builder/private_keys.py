@@ -21,14 +21,14 @@ class Wanted(Frozen):
     """What a project says of private keys. Nothing said: none is packaged.
 
     kept: image -> paths in its guest, those of the images that it stands on with it, and the fingerprint of the key
-    that may be there; None for whatever key. own: SHA-256 and fingerprint of the project's own private key, the way
+    that may be there. own: SHA-256 and fingerprint of the project's own private key, the way
     into every image, which is never packaged.
     """
 
-    kept: dict[str, dict[str, str | None]] = Field(default={})
+    kept: dict[str, dict[str, str]] = Field(default={})
     own: tuple[str, ...] = ()
 
-    def keys(self, images: Iterable[str]) -> dict[str, str | None]:
+    def keys(self, images: Iterable[str]) -> dict[str, str]:
         return {path: key for image in images for path, key in self.kept.get(image, {}).items()}
 
 
@@ -36,7 +36,7 @@ def wanted(project: Project) -> Wanted:
     """Raises ConfigError for a public key that is named and cannot be read."""
     kept = {
         name: {
-            path: fingerprint(public) if public else None
+            path: fingerprint(public)
             for image in reversed(project.chain(name))
             for path, public in image.keeps_private_keys.items()
         }
@@ -85,9 +85,9 @@ def check(store: Store, builds: Sequence[Build], wanted: Wanted) -> None:
                 unnamed.setdefault(build.image, []).append(path)
     if problems:
         image, paths = next(iter(unnamed.items()))
-        named = ", ".join(f'"{path}"' for path in paths)
+        named = ", ".join(f'"{path}" = "FILE.pub"' for path in paths)
         raise ConfigError(
             f"private keys are not packaged unless golden.toml names them: {'; '.join(problems)}",
             try_next=f"remove them in a step; or, if all who get the image may have them, in [image.{image}] of "
-            f"golden.toml: keeps_private_keys = [{named}]",
+            f"golden.toml: keeps_private_keys = {{ {named} }}, with the public halves",
         )
