@@ -131,7 +131,7 @@ def plan(
         packages[path.name] = found or createrepo.read_rpm(path, href=f"{PACKAGES}/{path.name}")
         folders[path.name] = path.parent
         new.append(path.name)
-    _need_whole([sources[name] for name in new], known or {}, channel=channel)
+    _need_whole([folders[name] / name for name in new], known or {}, channel=channel)
     is_other_key = signer is not None and current is not None and _is_other_key(folder, current, signer)
     if signer is not None:
         _need_signatures(
