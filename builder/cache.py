@@ -27,7 +27,8 @@ from pydantic import ValidationError
 from builder import checksums, faults
 from builder.digests import remembered_sha256
 from builder.errors import ConfigError, ToolError, VerifyError
-from builder.model import Frozen, Source, file_name
+from builder.media import Source, file_name
+from builder.model import Frozen
 from builder.store import lock, sha256, sync_directory, write_atomically
 from builder.tools import channel, download, gpg
 from builder.tools.download import Patience, Validators, shown

@@ -14,36 +14,6 @@ from builder.plan import Known, Planned, order, plan
 from builder.store import Store
 
 
-def decide(
-    project: Project,
-    store: Store,
-    wanted: Iterable[str],
-    *,
-    rebuild: Iterable[str] = (),
-    refresh: Iterable[str] = (),
-    standing: Mapping[str, Build] | None = None,
-    now: datetime | None = None,
-    offline: Callable[[str], None] | None = None,
-    note: Callable[[str], None] | None = None,
-) -> list[Planned]:
-    """What a build of `wanted` would do, and why; starts no machine. Raises ConfigError for what cannot be planned.
-
-    standing: builds that are taken as they are, whatever has changed since. now: the real time unless given.
-    offline: as of `inputs.Repositories`. note: hears of what may take a while.
-    """
-    return Decision(
-        project,
-        store,
-        wanted,
-        rebuild=rebuild,
-        refresh=refresh,
-        standing=standing,
-        now=now,
-        offline=offline,
-        note=note,
-    ).plan()
-
-
 class Decision:
     """Everything that a plan of `wanted` needs, read once; builds' files are looked at when it comes to them."""
 
@@ -60,7 +30,11 @@ class Decision:
         offline: Callable[[str], None] | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        """As of `decide`."""
+        """Raises ConfigError for what cannot be planned. Starts no machine.
+
+        standing: builds that are taken as they are, whatever has changed since. now: the real time unless given.
+        offline: as of `inputs.Repositories`. note: hears of what may take a while.
+        """
         self.project = project
         self.store = store
         self.names = order(project, wanted)
@@ -78,7 +52,7 @@ class Decision:
         self.known = Known(builds=store.builds(), fault=self._fault, checks=checks.checks(store))
 
     def plan(self, *, done: Mapping[str, Build] | None = None) -> list[Planned]:
-        """done: images whose turn is over, with the build that stands for each."""
+        """What a build would do, and why. done: images whose turn is over, with the build that stands for each."""
         planned = self._plan(self.names, done or {})
         self.artifacts.save()
         return planned

@@ -133,3 +133,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message on a word that nobody knows: ", did you mean 'x'?", or nothing if none is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def exit_codes() -> dict[int, str]:
+    """Each status that golden itself ends with -> what it means.
+
+    Commands that hand over to another program (`clone ssh`, `clone exec`, `shell`, `sparrowdo`) end with its status.
+    """
+    return {
+        0: "All that was asked for is done.",
+        1: "A bug in golden: it prints a traceback.",
+        ConfigError.exit_code: "A file or a flag is wrong; nothing was started.",
+        HostError.exit_code: "This machine lacks something: a program, a daemon, room, a right.",
+        ToolError.exit_code: "A program that golden runs failed or was late; what it said is shown.",
+        VerifyError.exit_code: "All commands succeeded, and the result is still wrong: a broken image, a failed test.",
+        INTERRUPTED_EXIT_CODE: "Ended by Ctrl-C, SIGTERM or SIGHUP; the next run goes on from what was finished.",
+        141: "Whatever read golden's output went away.",
+    }

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder import bases, customize, importing, install, parcels, provision, run, seal
-from builder.model import Distribution, Frozen, Image, Repository
+from builder.media import Repository
+from builder.model import Distribution, Frozen, Image
 from builder.steps import Step, name_of
 from builder.tools import guestfs, input_disk, proxies, qemu_img, scratch_disk, ssh, virt_install
 from builder.tools.domain import Disk, Label, Machine
@@ -95,6 +96,11 @@ class Bench(Frozen):
         return self.work / f"{self.image.name}.ks"
 
     @property
+    def dvd(self) -> Path:
+        """A link to it, so that all that virt-install is given lies in one folder of this build's own."""
+        return self.work / "dvd.iso"
+
+    @property
     def domain_xml(self) -> Path:
         return self.work / "domain.xml"
 
@@ -167,7 +173,7 @@ def installation(bench: Bench, *, uri: str, is_kvm: bool, time_factor: float) ->
         arch=distribution.arch,
         firmware=distribution.firmware,
         nvram=bench.work / "nvram.fd",
-        location=location,
+        location=bench.dvd if bases.is_dvd(distribution) else location,
         kickstart=bench.kickstart,
         kernel_arguments=distribution.boot_arguments,
         proxy=_proxy(str(location)) if bases.source_of(distribution).url else None,
@@ -253,7 +259,13 @@ def _first_commands(
         argvs = importing.argvs(file, bench.disk, bench.image.disk_bytes or 0, is_kvm=is_kvm)
     else:
         it = installation(bench, uri=uri, is_kvm=is_kvm, time_factor=time_factor)
-        argvs = [qemu_img.create_argv(bench.disk, bench.image.disk_bytes or 0), virt_install.argv(it)]
+        argvs = [
+            qemu_img.create_argv(bench.disk, bench.image.disk_bytes or 0),
+            # As `Connection.storage_pool`, which says why.
+            ["virsh", "--connect", uri, "pool-create-as", "--type", "dir", bench.domain, "--target", bench.work],
+            virt_install.argv(it),
+            ["virsh", "--connect", uri, "pool-destroy", bench.domain],
+        ]
     title = "overlay" if parents else "import" if bench.is_import else "install"
     return [Command(title=title, line=run.printable(argv)) for argv in argvs]
 
@@ -288,6 +300,9 @@ def write_inputs(
             bench.image, bench.distribution, ssh_public_key=ssh_public_key, tree=bench.tree, proxy_for=_proxy
         )
         bench.kickstart.write_text(text, encoding="utf-8")
+        if bases.is_dvd(bench.distribution):
+            bench.dvd.unlink(missing_ok=True)
+            bench.dvd.symlink_to(Path(bases.source_of(bench.distribution).location).absolute())
     for phase in bench.phases:
         if phase.is_online:
             bench.domain_xml.write_text(xml, encoding="utf-8")

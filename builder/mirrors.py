@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from builder.model import Repository
+from builder.media import Repository
 from builder.tools.package_cache import caching
 from builder.tools.webserver import serving
 

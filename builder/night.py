@@ -15,25 +15,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import nights, preflight, store, verdicts, verification
+from builder.admission import admits, job_mib
 from builder.channels.promotion import read_withdrawn
+from builder.decision import Decision
 from builder.errors import GoldenError, HostError
 from builder.model import Build, Project
+from builder.night_publication import publish
 from builder.night_steps import Steps
 from builder.nights import Attempt, Night, Outcome, Publication, Turn
-from builder.pipeline import clear, decide
+from builder.pipeline import clear
 from builder.plan import Planned, order
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import libvirt
-from builder.units import GIB
-
-# What a job takes beside its machine's memory: golden, QEMU, and the page cache that makes them bearable.
-_OVERHEAD_MIB = 512
-# libguestfs' appliance, where that is more than the machine. Source: guestfs(3), "guestfs_get_memsize", its default.
-_APPLIANCE_MIB = 1280
-# Left alone.
-_RESERVE_MIB = 1024
-_ROOM_BYTES = 4 * GIB
 
 # The exit codes of a step that say something about the image; the worst of a night's is the night's own.
 _WORST_LAST = (0, 2, 3, 4, 1, 5)
@@ -72,22 +66,6 @@ class _Branch:
     log: str | None = None
 
 
-def job_mib(memory_mib: int) -> int:
-    """What building or verifying an image takes, by its machine's declared memory."""
-    return max(memory_mib, _APPLIANCE_MIB) + _OVERHEAD_MIB
-
-
-def admits(at_work_mib: Sequence[int], wanted_mib: int, *, total_mib: int, jobs: int, room_bytes: int) -> bool:
-    """Whether another job may start beside those at work. Alone, any may: it is tried, and fails by itself if it must.
-
-    total_mib: free when nothing was at work. room_bytes: free on the store's disk.
-    """
-    if not at_work_mib:
-        return True
-    fits = sum(at_work_mib) + wanted_mib <= total_mib - _RESERVE_MIB
-    return fits and len(at_work_mib) < jobs and room_bytes >= _ROOM_BYTES * (len(at_work_mib) + 1)
-
-
 def worst(exit_codes: Sequence[int]) -> int:
     """The night's exit code: an image that is not what it promises outweighs a command that failed, and so on down."""
     return max(exit_codes, key=lambda code: _WORST_LAST.index(code if code in _WORST_LAST else 1), default=0)
@@ -107,7 +85,7 @@ def hold(project: Project, store_: Store, settings: Settings, *, reporter: Repor
 def due(project: Project, store_: Store, settings: Settings) -> list[tuple[str, str, str]]:
     """Image, what would be done, and why. Nothing is started; what comes of a build decides about those above it."""
     found = []
-    for planned in decide(project, store_, settings.images or list(project.images)):
+    for planned in Decision(project, store_, settings.images or list(project.images)).plan():
         is_verified = planned.build and verification.standing(project, store_, planned.build)
         action = "build, verify" if planned.build is None else "nothing" if is_verified else "verify"
         found.append((planned.image, action, planned.reason))
@@ -147,7 +125,7 @@ class _Night:
         if any(branch.outcome is None for branch in self._branches.values()):
             with self._beside_others():
                 self._work()
-        publication = self._publish() if self._settings.channel else None
+        publication = self._publish()
         codes = [branch.exit_code for branch in self._branches.values()]
         codes += [publication.exit_code] if publication is not None else []
         turns = tuple(self._turn(branch) for branch in self._branches.values())
@@ -173,7 +151,7 @@ class _Night:
         """All at once; if that cannot be planned, each image by itself, so that one branch does not stop another."""
         names = list(self._branches)
         try:
-            for planned in decide(self._project, self._store, names):
+            for planned in Decision(self._project, self._store, names).plan():
                 self._branches[planned.image].planned = planned
         except GoldenError:
             for branch in self._branches.values():
@@ -183,7 +161,7 @@ class _Night:
 
     def _plan_again(self, branch: _Branch) -> None:
         def step(_log: Path) -> None:
-            branch.planned = decide(self._project, self._store, [branch.image])[-1]
+            branch.planned = Decision(self._project, self._store, [branch.image]).plan()[-1]
 
         self._tried(branch, "plan", step)
 
@@ -316,43 +294,15 @@ class _Night:
     # --- what comes of it
 
     def _publish(self) -> Publication | None:
-        """Everything that is good and not private, all or none; nothing is started if that is there already."""
-        assert self._settings.channel is not None
-        good = self._publishable()
-        if not good:
+        if self._settings.channel is None:
             return None
-        done = self._previous[-1].publication if self._previous else None
-        if done is not None and done.is_done and done.set == good and done.channel == self._settings.channel:
-            return done.model_copy(update={"is_new": False, "steps": (), "attempts": (), "exit_code": 0})
-        attempts: list[Attempt] = []
-        steps: list[str] = []
-        code = 0
-        for step, words in self._publishing(self._settings.channel, list(good)):
-            self._reporter.note(f"{step} …")
-
-            def do(log: Path, words: Sequence[str] = words, step: str = step) -> None:
-                self._steps.golden(words, why=f"{step} the night", log=log)
-
-            code = self._steps.repeatedly(step, step, do, attempts)
-            if code:
-                break
-            steps.append(step)
-        return Publication(
+        return publish(
+            self._publishable(),
             channel=self._settings.channel,
-            set=good,
-            is_new=True,
-            steps=tuple(steps),
-            attempts=tuple(attempts),
-            exit_code=code,
-            is_done=("publish" if self._settings.channel == "candidate" else "promote") in steps,
+            done=self._previous[-1].publication if self._previous else None,
+            steps=self._steps,
+            note=self._reporter.note,
         )
-
-    def _publishing(self, channel: str, images: list[str]) -> list[tuple[str, list[str]]]:
-        """The commands that let clients have `images`, in order, and then remove what nobody needs any more."""
-        commands = [("package", ["package", *images]), ("publish", ["publish", *images])]
-        if channel != "candidate":
-            commands.append(("promote", ["promote", "--to", channel, *images]))
-        return [*commands, ("collect", ["collect"])]
 
     def _publishable(self) -> dict[str, str]:
         """Image -> version: good tonight, and so is all that it stands on. What was rolled back stays so."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
-from builder import pipeline
+from builder.decision import Decision
 from builder.derived import derive
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, Project
 from builder.packages import Change, compare
-from builder.pipeline import Host, Pipeline
+from builder.pipeline import Pipeline
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools.libvirt import Connection
+from builder.workshop import Host
 
 
 class Difference(Frozen):
@@ -55,7 +56,7 @@ def recipe(project: Project, store: Store, build: Build) -> Recipe:
     parents = store.chain(build)[1:]
     whole, standing = _as_it_was(project, store, build)
     planned = next(
-        step for step in pipeline.decide(whole, store, [build.image], standing=standing) if step.image == build.image
+        step for step in Decision(whole, store, [build.image], standing=standing).plan() if step.image == build.image
     )
     names = dict.fromkeys((*build.inputs, *planned.inputs))
     return Recipe(

@@ -136,6 +136,15 @@ def _sign(stream: IO[str]) -> None:
         os.write(stream.fileno(), name.encode(errors="replace"))
 
 
+def holder_pid(path: Path) -> int | None:
+    """The process that took the lock last; it may have let go since. None if there was none."""
+    try:
+        first, pid, *_ = path.read_text(encoding="utf-8").split(maxsplit=2)
+        return int(pid) if first == "pid" else None
+    except (OSError, ValueError):
+        return None
+
+
 def _comes_free(stream: IO[str], kind: int) -> bool:
     """A lock that this process has let go is held on by a program that another thread is starting, until its exec."""
     for _ in range(_FORK_TRIES):

@@ -15,12 +15,14 @@ from builder.cli import private
 from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
 from builder.cli.verdicts import need_passed, verify_builds
 from builder.config import load
+from builder.decision import Decision
 from builder.errors import ConfigError, GoldenError
 from builder.model import Build, Project
-from builder.pipeline import Host, Pipeline, decide
+from builder.pipeline import Pipeline
 from builder.plan import Planned
 from builder.tools import libvirt
 from builder.units import format_bytes, format_seconds
+from builder.workshop import Host
 
 
 def complete_image(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -144,7 +146,7 @@ def build(
     project = session.project
     wanted = chosen(project, images)
     forced, refreshed = wanted if rebuild else [], wanted if refresh else []
-    decide(project, session.store, wanted)  # bad input is refused before this machine is looked at
+    Decision(project, session.store, wanted).plan()  # bad input is refused before this machine is looked at
     host = Host(uri=libvirt.default_uri(), accelerator=session.accelerator())
     pipeline = Pipeline(project, session.store, host=host, reporter=session.reporter)
     if dry_run:
@@ -184,7 +186,7 @@ def plan(
     said; one that never did is named in the reason.
     """
     wanted = chosen(session.project, images)
-    planned = decide(
+    planned = Decision(
         session.project,
         session.store,
         wanted,
@@ -193,7 +195,7 @@ def plan(
         now=now,
         offline=session.reporter.note,
         note=session.reporter.note,
-    )
+    ).plan()
     if as_json:
         print_json([_planned_summary(step) for step in planned])
     else:

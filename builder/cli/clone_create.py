@@ -15,15 +15,13 @@ from builder.cli.clone_options import (
     capacity_options,
     complete_image,
     cpus_option,
-    key_option,
     memory_option,
     owner,
     parse_forwards,
     parse_nics,
     parse_sizes,
-    project_key,
 )
-from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json
+from builder.cli.session import Session, examples, images_option, json_option, key_option, pass_session, print_json
 from builder.clones import warm
 from builder.errors import ConfigError
 from builder.model import Firmware
@@ -130,7 +128,7 @@ def create(
     The image is the installed one; where none is installed, it is the newest build of the project. If anything
     fails, nothing of the clones is left. A clone is its owner's: when that process is gone, golden clone gc removes it.
     """
-    key = key or project_key(session)
+    key = key or session.key
     if key is None and not (no_wait or no_start or own_key):
         raise ConfigError("waiting for SSH needs a key, and there is no project that has one", try_next="--key FILE")
     source = _source(session, image, prefer, installed)
@@ -246,7 +244,7 @@ def warm_(
         memory_mib=memory_mib or source.build.memory_mib,
         cpus=cpus or source.build.cpus,
         accelerator=accelerator.kind_for(source.build.arch),
-        key=key or project_key(session),
+        key=key or session.key,
     )
     with _reaching(session, source) as connection:
         memory, is_new = warm.prepare(

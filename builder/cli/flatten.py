@@ -8,9 +8,9 @@ from builder import flatten as flat
 from builder import preflight
 from builder.cli.build import build_summary, complete_image, find
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
+from builder.decision import Decision
 from builder.derived import derive, image_of
 from builder.errors import ConfigError
-from builder.pipeline import decide
 from builder.units import format_bytes
 
 
@@ -46,7 +46,7 @@ def flatten(session: Session, image: str, rebuild: bool, dry_run: bool, as_json:
         for path in (*store.remove_finished(), *store.remove_orphans()):
             session.reporter.note(f"removed {path.name} that an earlier run left")
         forced = [name] if rebuild else []
-        *_, planned = decide(derived.project, store, [name], rebuild=forced, standing=derived.standing)
+        *_, planned = Decision(derived.project, store, [name], rebuild=forced, standing=derived.standing).plan()
         made = planned.build or flat.flatten(store, planned, derived.image, source, reporter=session.reporter)
     if as_json:
         print_json(build_summary(session, made))

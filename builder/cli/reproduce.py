@@ -7,9 +7,9 @@ import click
 from builder import reproduce as reproducing
 from builder.cli.build import complete_image, find
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
-from builder.pipeline import Host
 from builder.tools import libvirt
 from builder.units import format_seconds
+from builder.workshop import Host
 
 
 @click.command(

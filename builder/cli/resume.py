@@ -14,11 +14,12 @@ from builder.cli.session import Session, examples, json_option, pass_session, pr
 from builder.config import load
 from builder.errors import ConfigError, GoldenError
 from builder.model import Image
-from builder.pipeline import Host, Pipeline
+from builder.pipeline import Pipeline
 from builder.steps import name_of
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
 from builder.units import format_bytes
+from builder.workshop import Host
 
 
 def _complete_failed(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -45,6 +45,11 @@ class Session:
     def has_project(self) -> bool:
         return self.file.exists()
 
+    @property
+    def key(self) -> Path | None:
+        """The project's private SSH key, if there are both."""
+        return self.project.ssh_key if self.has_project else None
+
     def signing(self) -> AbstractContextManager[Signer | None]:
         """The project's key for the time of the block; None if golden.toml says `unsigned = true`."""
         return openpgp.opened(self.project.publication.signing)
@@ -57,13 +62,15 @@ class Session:
         return found
 
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 pass_session = click.make_pass_decorator(Session)
 
-json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
 )
 
-images_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+images_option: Decorator = click.option(
     "--images",
     "installed",
     type=click.Path(path_type=Path, file_okay=False),
@@ -73,6 +80,18 @@ images_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option
     show_envvar=True,
     help="Folder of installed images.",
 )
+
+
+def key_of(default: str) -> Decorator:
+    """The option --key. default: whose key it is otherwise, for people."""
+    return click.option(
+        "--key",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
+        help=f"Private SSH key that the image lets in.  [default: {default}]",
+    )
+
+
+key_option: Decorator = key_of("the project's")
 
 
 def examples(*lines: str) -> str:

@@ -8,9 +8,9 @@ import click
 
 from builder.cli.build import chosen, complete_image, find, now_option
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
+from builder.decision import Decision
 from builder.input_changes import Change, changes, in_detail
 from builder.model import Build
-from builder.pipeline import decide
 from builder.plan import Planned
 
 
@@ -37,9 +37,9 @@ def why(session: Session, image: str, diff: bool, now: datetime | None, as_json:
         _explain_build(session, find(session, image), diff=diff, as_json=as_json)
         return
     chosen(session.project, [name])
-    planned = decide(
+    planned = Decision(
         session.project, session.store, [name], now=now, offline=session.reporter.note, note=session.reporter.note
-    )
+    ).plan()
     cause = _cause(planned)
     if as_json:
         mine = planned[-1]

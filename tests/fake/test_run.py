@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +130,9 @@ def test_what_the_watcher_raises_ends_the_program_and_goes_up(fake: Fake, family
 
 def test_the_limit_holds_for_a_watched_program_too(fake: Fake, log: Path) -> None:
     fake("tool", "sleep 60")
-    begin, calls = time.monotonic(), []
+    calls: list[None] = []
     with pytest.raises(ToolError, match="could not do it"):
-        run.run(["tool"], why="do it", timeout_s=0.5, log=log, watch=lambda: calls.append(1))
-    assert time.monotonic() - begin < 20
+        run.run(["tool"], why="do it", timeout_s=0.5, log=log, watch=lambda: calls.append(None))
     assert len(calls) >= 2
 
 

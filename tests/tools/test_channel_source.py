@@ -20,13 +20,14 @@ from builder.channels import publish
 from builder.channels.compose import current
 from builder.model import Build, Image
 from builder.package import package
-from builder.pipeline import Host, Pipeline
+from builder.pipeline import Pipeline
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store, sha256, write_atomically
 from builder.tools import createrepo, qemu_img
 from builder.tools.webserver import serving
+from builder.workshop import Host
 from tests.builds import add_build, add_chain, make_build
 from tests.keys import Signer, signing
 from tests.mirror import mirror

@@ -26,12 +26,13 @@ from builder.cli.publish import publish
 from builder.cli.session import Session
 from builder.errors import ConfigError, GoldenError, HostError, ToolError, VerifyError
 from builder.model import Build
-from builder.pipeline import Host, Pipeline
+from builder.pipeline import Pipeline
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.store import Store, sha256
 from builder.tools import qemu_img, rpm
 from builder.tools.libvirt import connect
+from builder.workshop import Host
 from tests.builds import add_build, add_chain, make_project
 
 NO_IMAGES = "/no/images"

@@ -21,11 +21,11 @@ from junitparser import JUnitXml
 
 from builder import config, night, nights, promises, verdicts
 from builder.cli import golden
+from builder.decision import Decision
 from builder.errors import HostError
 from builder.model import Build, ImageId
 from builder.night import Settings
 from builder.nights import Night
-from builder.pipeline import decide
 from builder.plan import Planned
 from builder.progress import Reporter
 from builder.run import Argv, run
@@ -128,7 +128,7 @@ class Stage:
         run(argv, **settings)
         command, image = argv[9], str(argv[-1])
         if command == "build":
-            add_build(self.store, decide(self.project, self.store, [image])[-1])
+            add_build(self.store, Decision(self.project, self.store, [image]).plan()[-1])
         elif command == "verify":
             add_verdict(self.store, self.project, image)
 
@@ -297,14 +297,14 @@ def test_an_interrupted_night_ends_its_steps_and_leaves_no_record(stage: Stage, 
     assert stage.hold(channel=None).exit_code == 0
 
 
-def test_a_night_in_which_nothing_changed_is_short_for_forty_images(
+def test_a_night_in_which_nothing_changed_starts_nothing_for_forty_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = "".join(f'[image.sandbox-{n}]\nparent = "sandbox-upgrade"\n' for n in range(35))
     stage = Stage(tmp_path, monkeypatch, project=PROJECT + more)
     store, project = stage.store, stage.project
     for _ in range(5):  # nights' worth of builds
-        for planned in decide(project, store, list(project.images), rebuild=list(project.images)):
+        for planned in Decision(project, store, list(project.images), rebuild=list(project.images)).plan():
             add_build(store, planned)
     for image in project.images:
         build = store.newest(image)
@@ -315,12 +315,10 @@ def test_a_night_in_which_nothing_changed_is_short_for_forty_images(
         )
         add_verdict(store, project, image)
     stage.script({})
-    begin = time.monotonic()
     held = stage.hold(channel=None)
     assert stage.calls() == []
     assert set(outcomes(held).values()) == {"stands"}
     assert len(held.turns) == 40
-    assert time.monotonic() - begin < 10
 
 
 def test_an_image_that_came_out_as_it_was_leaves_those_above_alone(stage: Stage) -> None:

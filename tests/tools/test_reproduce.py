@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from builder import config
+from builder.decision import Decision
 from builder.errors import ConfigError
 from builder.model import Build, Project
-from builder.pipeline import decide
 from builder.reproduce import recipe
 from builder.store import Store, write_atomically
 from tests.builds import add_build
@@ -37,7 +37,7 @@ def app(store: Store, tmp_path: Path) -> Build:
     base = add_build(store, "sandbox-base")
     (step,) = [
         it
-        for it in decide(project(tmp_path), store, ["sandbox-app"], standing={"sandbox-base": base})
+        for it in Decision(project(tmp_path), store, ["sandbox-app"], standing={"sandbox-base": base}).plan()
         if it.image == "sandbox-app"
     ]
     made = add_build(store, "sandbox-app", parent=base)

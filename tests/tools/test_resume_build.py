@@ -17,10 +17,12 @@ import pytest
 from builder import pipeline as pipelines
 from builder import rewind
 from builder.checkpoints import left
+from builder.decision import Decision
 from builder.errors import ToolError, VerifyError
 from builder.layer import domain_prefix
-from builder.model import Build, Image, Project, Repository
-from builder.pipeline import Host, Pipeline, decide
+from builder.media import Repository
+from builder.model import Build, Image, Project
+from builder.pipeline import Pipeline
 from builder.plan import Planned
 from builder.preflight import Accelerator
 from builder.progress import Reporter
@@ -29,6 +31,7 @@ from builder.steps import Install, Run, Shell, Step
 from builder.store import Store
 from builder.tools import qemu_img
 from builder.tools.libvirt import connect
+from builder.workshop import Host
 from tests.builds import add_build, make_project
 
 APPLIANCE = f"""\
@@ -125,7 +128,9 @@ class Stage:
         return made
 
     def plan(self, *steps: Step) -> Planned:
-        return decide(self.project(*steps), self.store, ["sandbox-app"], standing={"sandbox-base": self.base})[-1]
+        return Decision(self.project(*steps), self.store, ["sandbox-app"], standing={"sandbox-base": self.base}).plan()[
+            -1
+        ]
 
     def calls(self) -> list[list[str]]:
         """The scripts of each start of the appliance."""

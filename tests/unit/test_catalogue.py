@@ -19,10 +19,11 @@ from builder import bases, install
 from builder.catalogue import catalogue
 from builder.cli import golden
 from builder.config import load
+from builder.decision import Decision
 from builder.derived import image_of
 from builder.errors import ConfigError
-from builder.model import Distribution, Image, Project, Source
-from builder.pipeline import decide
+from builder.media import Source
+from builder.model import Distribution, Image, Project
 from builder.store import Store
 from tests.builds import make_build
 
@@ -159,7 +160,7 @@ def test_the_whole_catalogue_is_planned_without_a_network(tmp_path: Path, monkey
     project = load(whole_catalogue(tmp_path))
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    planned = decide(project, Store(tmp_path / "state", "x"), project.images)
+    planned = Decision(project, Store(tmp_path / "state", "x"), project.images).plan()
     assert [step.image for step in planned] == [name for d in ALL for name in (f"{d}-base", f"{d}-app")]
     assert planned[0].inputs["network tree"] == "https://download.rockylinux.org/pub/rocky/8/BaseOS/x86_64/os/"
     assert "DVD some.iso" in next(step for step in planned if step.image == "rhel9-base").inputs

@@ -10,7 +10,8 @@ import pytest
 from builder import customize, install, layer, seal
 from builder.config import load
 from builder.layer import Bench, Phase
-from builder.model import Project, Repository, Source
+from builder.media import Repository, Source
+from builder.model import Project
 from builder.steps import Install, Run, Shell, Upgrade
 from builder.tools import guestfs, virt_install
 
@@ -99,14 +100,17 @@ def commands(project: Project, name: str, parents: list[Path]) -> list[str]:
 
 def test_the_commands_of_a_base(project: Project) -> None:
     work = project.file.parent / "work"
-    create, install, output, customize_, convert = commands(project, "sandbox-base", [])
+    create, lend, install, take_back, output, customize_, convert = commands(project, "sandbox-base", [])
+    name = "golden-build-0123abcd-sandbox-base-20261121.1"
+    assert lend == f"virsh --connect qemu:///system pool-create-as --type dir {name} --target {work}"
+    assert take_back == f"virsh --connect qemu:///system pool-destroy {name}"
     assert create == f"qemu-img create -q -f qcow2 {work}/disk.qcow2 4294967296"
     assert install.startswith(
         "virt-install --connect qemu:///system --name golden-build-0123abcd-sandbox-base-20261121.1"
     )
     for words in (
         "--virt-type qemu",
-        f"--location {project.file.parent}/sandbox.iso",
+        f"--location {work}/dvd.iso",
         f"--initrd-inject {work}/sandbox-base.ks",
         "inst.ks=file:/sandbox-base.ks inst.text console=tty0 console=ttyS0,115200n8",
         f"pty,log.file={work}/logs/console.log",

@@ -8,9 +8,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from builder.admission import admits, job_mib
 from builder.cli import golden
 from builder.errors import HostError, ToolError
-from builder.night import admits, job_mib, worst
+from builder.night import worst
 from builder.night_steps import failed_with
 from builder.units import GIB
 

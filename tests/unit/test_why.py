@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from builder import checks
 from builder.checks import Check
 from builder.cli import golden
-from builder.decision import Decision, decide
+from builder.decision import Decision
 from builder.input_changes import changes, in_detail
 from builder.model import Build, Project
 from builder.plan import Planned
@@ -99,7 +99,7 @@ def carry_out(store: Store, planned: list[Planned]) -> None:
 @pytest.fixture
 def built(folder: Path, store: Store) -> Store:
     project = load(folder)
-    carry_out(store, decide(project, store, project.images))
+    carry_out(store, Decision(project, store, project.images).plan())
     return store
 
 
@@ -149,7 +149,7 @@ def test_which_line_of_the_kickstart(folder: Path, built: Store) -> None:
     assert line.startswith("s-base: rebuild: kickstart: line ")
     assert line.endswith(": +tmux\n")
     assert "\nkickstart\n  +tmux\n" in why(folder, "s-base", "--diff")
-    carry_out(built, decide(load(folder), built, load(folder).images))
+    carry_out(built, Decision(load(folder), built, load(folder).images).plan())
     assert why(folder, "s-base@20261121.2").endswith(": +tmux\n")
     assert why(folder, "s-base@20261121.1") == "s-base-20261121.1: never built\n"
 
@@ -183,7 +183,7 @@ def test_a_check_keeps_the_old_build_and_the_next_change_is_told_from_it(folder:
             at="2026-11-21T02:00:00+00:00",
         ),
     )
-    assert [step.action for step in decide(project, built, project.images)] == ["reuse"] * 3
+    assert [step.action for step in Decision(project, built, project.images).plan()] == ["reuse"] * 3
     repomd(folder / "updates", at="2026-11-22 01:02", content="c")
     assert "of 2026-11-21 01:02 UTC" in why(folder, "s-upgrade")
 
