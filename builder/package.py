@@ -368,10 +368,8 @@ def _write_provenance(job: Packaging, *, store: Store, signer: Signer | None) ->
     build, folder = job.build, job.topdir / "provenance"
     folder.mkdir()
     listed = store.package_list(build)
-    if not listed.is_file():
-        raise VerifyError(
-            f"the package list of '{build.stem}' is gone: {listed}", try_next=f"golden build {build.image}"
-        )
+    what = f"the package list of '{build.stem}'"
+    verify_digest(listed, build.packages_sha256, what=what, remedy=f"golden build {build.image}")
     packages = listed.read_text(encoding="utf-8")
     document = bom.cyclonedx(build, packages.split())
     tests = _tests(store, build)

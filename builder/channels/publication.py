@@ -112,7 +112,7 @@ def plan(
     packages: dict[str, Package] = {}
     sources: dict[str, Path] = {}
     removed: list[str] = []
-    for package in createrepo.read(current) if current else []:
+    for package in composes.read(current, signer=signer) if current else []:
         assert current is not None
         if package.file_name in without:
             removed.append(package.file_name)
@@ -211,9 +211,8 @@ def _need_whole(paths: Sequence[Path], known: Mapping[str, Package], *, channel:
 
 def _is_other_key(channel: Path, current: Path, signer: Signer) -> bool:
     """Whether clients have known another key so far, or none."""
-    key = channel / composes.KEY
     is_signed = (current / "repodata/repomd.xml.asc").exists()
-    return not (is_signed and key.exists() and key.read_text(encoding="utf-8") == signer.public_key)
+    return not (is_signed and composes.is_key_of(signer, channel / composes.KEY))
 
 
 def _need_signatures(paths: Sequence[Path], signer: Signer, *, channel: str) -> None:
