@@ -96,17 +96,20 @@ def test_what_a_stopped_run_leaves_open_is_said(is_lower_bound: bool) -> None:
 
 
 def test_extrapolated_figures_are_marked() -> None:
-    made = runpy.run_path(str(TOP / "benchmarks/bootstrap_once.py"))
+    def way(first_s: float, first_bytes: int, *tests_s: float) -> dict[str, object]:
+        tests = [{"seconds": seconds, "bytes": 2**20} for seconds in tests_s]
+        return {"first": {"seconds": first_s, "bytes": first_bytes}, "tests": tests}
+
     found = {
         "when": "2026-11-21",
         "machine": "2 processors",
         "accelerator": "tcg",
         "tests": 2,
-        "each": {"first": {"seconds": 0.0, "bytes": 0}, "tests": [{"seconds": 60.0, "bytes": 2**20}] * 2},
-        "once": {"first": {"seconds": 100.0, "bytes": 2**20}, "tests": [{"seconds": 30.0, "bytes": 2**20}] * 2},
+        "each": way(0, 0, 60.0, 62.0),
+        "once": way(100.0, 2**20, 30.0, 31.0),
     }
-    (table,) = made["section"](found)["tables"]
-    assert table["rows"][0] == ["2, measured", "120", "160", "2", "3"]
-    labels = [row[0] for row in table["rows"][1:]]
-    assert labels == [f"{count}, extrapolated" for count in made["MORE"]]
-    assert made["section"](found)["notes"].endswith("times the time, extrapolated.")
+    section = runpy.run_path(str(TOP / "benchmarks/bootstrap_once.py"))["section"](found)
+    (table,) = section["tables"]
+    assert table["rows"][0] == ["2, measured", "122", "161", "2", "3"]
+    assert table["rows"][2] == ["70, extrapolated", "4270", "2235", "70", "71"]
+    assert section["notes"] == "70 tests: 1.9 times the time, extrapolated."
