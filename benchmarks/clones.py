@@ -181,5 +181,48 @@ def p95(values: Sequence[float]) -> float:
     return sorted(values)[min(len(values) - 1, round(0.95 * (len(values) - 1)))]
 
 
+def section(found: dict[str, Any]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py."""
+    machine = f"{found['processors']} processors, Linux {found['kernel']}, {found['accelerator']}"
+    count, largest_kib = found["clones"], found["largest_clone_bytes"] / 1024
+    tables: list[dict[str, Any]] = [
+        {
+            "head": ["", f"{count} clones (measured)", f"{count} copies (computed from one)"],
+            "rows": [
+                ["time to make, s", f"{found['made_s']:.1f}", f"{found['copies_s_computed']:.0f}"],
+                [
+                    "on the disk, MiB",
+                    f"{found['clones_bytes'] / MIB:.0f} ({largest_kib:.0f} KiB the largest)",
+                    f"{found['copies_bytes_computed'] / MIB:.0f} ({found['one_copy_bytes'] / MIB:.0f} each)",
+                ],
+                ["time to remove, s", f"{found['removed_s']:.1f}", ""],
+            ],
+        }
+    ]
+    if "warm_p50_s" in found:
+        tables.append(
+            {
+                "title": "From nothing to the answer on SSH",
+                "head": ["", "starts", "median, s", "95 of 100 within, s"],
+                "rows": [
+                    [kind, len(found[f"{kind}_s"]), found[f"{kind}_p50_s"], found[f"{kind}_p95_s"]]
+                    for kind in ("cold", "warm")
+                ],
+            }
+        )
+    return {
+        "title": "Clones",
+        "when": found["made"],
+        "machine": f"{machine}, QEMU {found['qemu']}, libvirt {found['libvirt']}",
+        "command": "PYTHONPATH=. python3 benchmarks/clones.py --file golden.toml --state STATE "
+        f"--starts {len(found.get('cold_s', ()))} --json docs/benchmarks-clones.json",
+        "about": f"""
+{count} clones of {found["image"]}, not started, against as many whole copies of it. The copies are computed
+from one that was made and measured. The script fails if the clones take {LIMIT_S:.0f} s or more, one takes
+{LIMIT_BYTES // MIB} MiB or more, or the median warm start more than 1/{WARM_PART} of the median cold one.""",
+        "tables": tables,
+    }
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -269,14 +269,16 @@ class Timing(Frozen):
 class Build(Frozen):
     """`build.json`: one result of running a recipe. Written last; what has none is no build.
 
-    key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the result, name -> digest or text.
-    texts: what is behind some of those digests, for people, secrets left out. reason: why it was built.
-    size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
-    started, finished: UTC, ISO 8601. tools: program -> version.
-    software: name -> version of what online steps brought and asked for its version, such as "raku" and "sparrow6".
-    flattened: the build that this one is the flat form of. private: of embargoed work, or standing on such.
-    private_keys: files of the guest that hold a private key, path -> SHA-256 of the file. key_fingerprints: of those
-    among them that ssh could use, "SHA256:…".
+    format: of this file; another number is refused. id: what this is. parent: what it stands on, None for a base.
+    description: out of golden.toml. key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the
+    result, name -> digest or text. texts: what is behind some of those digests, for people, secrets left out. reason:
+    why it was built. size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of
+    RPMs inside. packages_sha256: of the list beside, IMAGE-VERSION.packages. memory_mib, cpus: of clones that ask for
+    nothing else. accelerator: what it was built with. times: seconds of each step. commands: what was run, as it would
+    be typed. started, finished: UTC, ISO 8601. tools: program -> version. software: name -> version of what online
+    steps brought and asked for its version, such as "raku" and "sparrow6". flattened: the build that this one is the
+    flat form of. private: of embargoed work, or standing on such. private_keys: files of the guest that hold a private
+    key, path -> SHA-256 of the file. key_fingerprints: of those among them that ssh could use, "SHA256:…".
     """
 
     format: Literal[1] = 1

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from builder import private_keys
+from builder import faults, private_keys
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, ImageId
 from builder.progress import Reporter
@@ -106,11 +106,12 @@ def package(
     allow_private: bool = False,
     keys: private_keys.Wanted = _NO_KEYS,
     flat_links: Collection[str] = (),
+    is_alone: bool = False,
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
 
     signer: None if the project says that its packages are not signed. flat_links: images whose plain package is to
-    follow their flat form.
+    follow their flat form. is_alone: nothing of what they stand on; a channel has the packages of that.
     Raises ConfigError as `plan` does; VerifyError if an image file of a chain that is to be packaged has not the bytes
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
@@ -124,6 +125,7 @@ def package(
             keys=keys,
             flat_links=flat_links,
         )
+        jobs = [job for job in jobs if not is_alone or job.build in builds]
         for build in with_parents(store, [job.build for job in jobs if job.todo == "build"]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(
@@ -325,6 +327,7 @@ def _build(job: Packaging, *, store: Store, signer: Signer | None, log: Path) ->
         if (source := written / f"{job.build.stem}{inside}").exists():
             source.chmod(0o444)
             source.rename(store.rpms / f"{name}{suffix}")
+            faults.place("package.companion")
     shutil.copy2(store.facts(job.build), written / "facts")
     (written / "facts").rename(store.rpms / f"{name}.build.json")
     _take(made, job.rpms)
@@ -355,6 +358,7 @@ def _take(made: Sequence[Path], targets: Sequence[Path]) -> None:
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
         path.rename(target)
+        faults.place("package.rpm")
     sync_directory(targets[0].parent)
 
 

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long a busy machine takes for an example says nothing of the code.
+settings.register_profile("golden", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("golden")
 
 # A program that is in no package mirror, and the tests that need the real one.
 REAL = "sparrowdo"

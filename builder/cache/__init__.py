@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder import checksums
+from builder import checksums, faults
 from builder.cache.records import Address, Cached, address_facts, file_facts, key, locked, read_address, read_facts
 from builder.digests import remembered_sha256
 from builder.errors import ConfigError, ToolError, VerifyError
@@ -224,7 +224,9 @@ class Cache:
         )
         write_atomically(file_facts(aside), facts.model_dump_json(indent=2) + "\n")
         shutil.rmtree(final, ignore_errors=True)  # without its facts it is not whole
+        faults.place("cache.aside")
         aside.rename(final)
+        faults.place("cache.named")
         sync_directory(final.parent)
         shutil.rmtree(partial)
 

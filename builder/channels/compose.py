@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from builder import faults
 from builder.errors import ConfigError, VerifyError
 from builder.model import VERSION, Frozen, version_key
 from builder.store import sync_directory, write_atomically
@@ -90,10 +91,11 @@ def origin(compose: Path) -> Origin | None:
 
 def names(folder: Path) -> list[str]:
     """The channels below a folder, those that were published to."""
-    return sorted(path.parent.name for path in folder.glob("*/mirrorlist"))
+    # One that is being removed, or was when golden was killed, is none any more.
+    return sorted(path.parent.name for path in folder.glob("[!.]*/mirrorlist"))
 
 
-def companions(rpm: Path) -> Iterable[Path]:
+def companions(rpm: Path) -> list[Path]:
     """What lies beside an RPM and belongs to it, by name; not all of it needs to be there."""
     stem = rpm.name.removesuffix(".rpm")
     return [rpm.with_name(f"{stem}{suffix}") for suffix in COMPANIONS]
@@ -116,14 +118,18 @@ def write(
         for path in companions(source):
             if path.exists():
                 link(path, part / "Packages" / path.name)
+    faults.place("compose.linked")
     createrepo.write(part, packages)
+    faults.place("compose.listed")
     if signer is not None:
         signer.sign(part / "repodata/repomd.xml", part / "repodata/repomd.xml.asc")
     write_atomically(part / "compose.json", origin.model_dump_json(indent=2) + "\n")
     sync_directory(part / "Packages")
     sync_directory(part / "repodata")
     sync_directory(part)
+    faults.place("compose.aside")
     part.rename(compose)
+    faults.place("compose.named")
     sync_directory(composes)
 
 
@@ -132,6 +138,7 @@ def switch(channel: Path, *, url: str, signer: Signer | None) -> None:
     if signer is not None:
         _write_if_other(channel / KEY, signer.public_key)
     _write_if_other(channel / "mirrorlist", f"{url}\n")
+    faults.place("channel.switched")
 
 
 def address(url: str, compose: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,12 @@ def private_channel(build: Build) -> str:
     return build.image if MARK in build.image else f"{build.image}-private"
 
 
-def locked(store: Store, channel: str) -> AbstractContextManager[None]:
-    """The right to write to a channel. Raises HostError naming the holder if another golden has it."""
-    return lock(store.root / f"publish-{channel}.lock", what=f"the channel '{channel}'")
+def locked(store: Store, channel: str, *, waiting: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+    """The right to write to a channel. Raises HostError naming the holder if another golden has it.
+
+    waiting: told who that is, and it is waited for.
+    """
+    return lock(store.root / f"publish-{channel}.lock", what=f"the channel '{channel}'", waiting=waiting)
 
 
 def publish(
@@ -127,6 +130,7 @@ def plan(
         packages[path.name] = found or createrepo.read_rpm(path, href=f"Packages/{path.name}")
         sources[path.name] = path
         new.append(path.name)
+    _need_whole([sources[name] for name in new], known or {}, channel=channel)
     is_other_key = signer is not None and current is not None and _is_other_key(folder, current, signer)
     if signer is not None:
         _need_signatures([sources[name] for name in (packages if is_other_key else new)], signer, channel=channel)
@@ -190,6 +194,22 @@ def _is_unchanged(path: Path, package: Package, *, published: Path) -> bool:
         details=[("published", f"sha256 {package.sha256}"), ("now", f"sha256 {found}"), ("file", str(path))],
         try_next="build the image anew, which gives it a new version, and package and publish that",
     )
+
+
+def _need_whole(paths: Sequence[Path], known: Mapping[str, Package], *, channel: str) -> None:
+    """Raises VerifyError if an RPM that no client of the channel has seen is not what it was made as: all are read."""
+    wrong = [
+        (path, "its SHA-256 is not the one in the metadata")
+        for path in paths
+        if path.name in known and sha256(path) != known[path.name].sha256
+    ]
+    wrong += rpm.refused([path for path in paths if path.name not in known], public_key=None).items()
+    if wrong:
+        raise VerifyError(
+            f"not all RPMs for the channel '{channel}' are whole; nothing was published",
+            details=[("damaged", f"{path}: {answer}") for path, answer in wrong],
+            try_next=f"rm {' '.join(str(path) for path, _ in wrong)}  and golden package, which makes them anew",
+        )
 
 
 def _is_other_key(channel: Path, current: Path, signer: Signer) -> bool:

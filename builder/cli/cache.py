@@ -8,12 +8,13 @@ from builder import bases
 from builder.cache import Cache, retention
 from builder.cache.retention import Entry
 from builder.cli.build import chosen, images_argument
+from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.plan import order
-from builder.units import format_bytes
+from builder.units import format_bytes, format_moment
 
 
-@click.group()
+@click.group(cls=Overview)
 def cache() -> None:
     """Fetch, list and prune downloaded DVDs and images, which all projects of this machine share."""
 
@@ -93,9 +94,9 @@ def _print(entries: list[Entry], *, as_json: bool, empty: str) -> None:
             entry.distribution,
             entry.name,
             format_bytes(entry.size_bytes),
-            entry.used[:16].replace("T", " "),
+            format_moment(entry.used),
             entry.verified if entry.state == "whole" else "came in part",
         ]
         for entry in entries
     ]
-    print_table(["DISTRIBUTION", "FILE", "SIZE", "USED (UTC)", "VERIFIED BY"], rows, empty=empty)
+    print_table(["DISTRIBUTION", "FILE", "SIZE", "USED", "VERIFIED BY"], rows, empty=empty)

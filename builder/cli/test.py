@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from pathlib import Path
@@ -132,7 +131,7 @@ def test(
             note=session.reporter.note,
         )
     if as_json:
-        print_json(json.loads(summary.model_dump_json()) | {"folder": str(place)})
+        print_json(summary.model_dump(mode="json") | {"folder": str(place)})
     else:
         _print_summary(summary, place)
     _need_green(summary, place)
@@ -145,7 +144,7 @@ def _with_accelerator(lab: Lab, session: Session) -> Lab:
 
 def _print_list(tests: list[Test], *, as_json: bool) -> None:
     if as_json:
-        print_json([json.loads(test.model_dump_json()) for test in tests])
+        print_json([test.model_dump(mode="json") for test in tests])
         return
     print_table(
         ["TEST", "IMAGES", "MACHINES", "RUNS", "KNOWN TO FAIL"],
@@ -165,7 +164,7 @@ def _print_list(tests: list[Test], *, as_json: bool) -> None:
 
 def _print_plan(planned: list[schedule.Job], *, as_json: bool) -> None:
     if as_json:
-        print_json([json.loads(job.model_dump_json()) for job in planned])
+        print_json([job.model_dump(mode="json") for job in planned])
         return
     print_table(
         ["IMAGE", "TESTS", "MACHINES", "MEMORY"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ from builder import (
     sources,
 )
 from builder.cli import golden
+from builder.errors import exit_codes
+from builder.model import Build, ImageId
 from builder.units import format_seconds
 
 HERE = Path(__file__).parent
@@ -33,6 +37,9 @@ def pages() -> dict[str, str]:
     return {
         "commands.md": f"{_NOTE}# Commands\n\n" + "\n".join(_command(path, it) for path, it in _commands(golden)),
         "golden-toml.md": f"{_NOTE}# Keys of golden.toml\n\n" + "\n".join(_tables()),
+        "build-json.md": f"{_NOTE}# build.json\n\n{_build_json()}",
+        "build.schema.json": json.dumps(Build.model_json_schema(), indent=2) + "\n",
+        "exit-codes.md": f"{_NOTE}# Exit codes\n\n{_exit_codes()}",
     }
 
 
@@ -163,6 +170,56 @@ def _plain(default: Any, hint: Any) -> str:
         unit, seconds = next(it for it in _DURATIONS if default % it[1] == 0)
         return f'`"{default // seconds} {unit}"`'
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+# --- build.json, exit codes
+
+
+def _build_json() -> str:
+    rows = []
+    meanings = {name: text for names, text in _described(Build) for name in names.split(", ")}
+    hints = get_type_hints(Build, include_extras=True)
+    for name, field in Build.model_fields.items():
+        needed = "yes" if field.is_required() else ""
+        rows.append((f"`{name}`", _json_kind(hints[name]), needed, meanings.get(name, "")))
+    return (
+        "The facts of a build, IMAGE-VERSION.json beside its qcow2 in the store and in its RPM. They are written last: "
+        "what has none is no build. [The same as JSON Schema](build.schema.json).\n\n"
+        + _table(("key", "holds", "always there", "what"), rows)
+        + "\n`IMAGE` is `{"
+        + ", ".join(f'"{name}": {_json_kind(hint)}' for name, hint in get_type_hints(ImageId).items())
+        + "}`; the SHA-256 is of the qcow2.\n"
+    )
+
+
+def _described(model: type[BaseModel]) -> list[tuple[str, str]]:
+    """Of a docstring's `name, other: what it is.` sentences."""
+    text = " ".join(inspect.cleandoc(model.__doc__ or "").partition("\n\n")[2].split())
+    parts = re.split(r"(?:^|(?<=\.) )((?:[a-z_]+, )*[a-z_0-9]+): ", text)[1:]
+    return [(names, what.rstrip(".")) for names, what in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _json_kind(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join("null" if it is type(None) else _json_kind(it) for it in get_args(hint))
+    if get_origin(hint) is Annotated:
+        return _json_kind(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return " or ".join(f"`{json.dumps(value)}`" for value in get_args(hint))
+    if get_origin(hint) is dict:
+        return "a table of texts"
+    if get_origin(hint) is tuple:
+        return {str: "a list of texts"}.get(get_args(hint)[0], "a list of tables")
+    return {str: "text", bool: "true or false", int: "whole number", ImageId: "`IMAGE`"}.get(hint, "a table")
+
+
+def _exit_codes() -> str:
+    rows = [(str(code), meaning) for code, meaning in exit_codes().items()]
+    return (
+        "What `golden` ends with. Commands that hand over to another program (`clone ssh`, `clone exec`, `shell`, "
+        "`sparrowdo`) end with its status, `clone exec` with 124 for one that was late; of "
+        "several that fit a night, [nights](../nightly.md) say which.\n\n" + _table(("code", "what it means"), rows)
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.catalogue import catalogue
@@ -180,8 +180,6 @@ def test_the_catalogue_is_right_by_itself(tmp_path: Path) -> None:
     assert set(load(file).distributions) == set(catalogue())
 
 
-# No deadline: how long a busy machine takes to write a file says nothing.
-@settings(deadline=None)
 @given(
     st.recursive(
         st.integers() | st.booleans() | st.text(max_size=5),
