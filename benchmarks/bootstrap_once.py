@@ -21,9 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +42,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="as of golden")
     parser.add_argument("--tests", type=int, default=4, help="N, at least 2")
     parser.add_argument("--output", type=Path, help="write the JSON here, and a plot beside it (needs matplotlib)")
-    parser.add_argument("--from", dest="source", type=Path, help="measure nothing: table and plot of this JSON")
+    parser.add_argument("--from", dest="source", type=Path, help="measure nothing: plot this JSON")
     options = parser.parse_args()
     if options.tests < 2:
         parser.error("--tests: a median of one is none")
@@ -53,10 +51,11 @@ def main() -> None:
     else:
         golden = Golden(options.file, options.state)
         found = measure(golden, options.file.parent / "updates", tests=options.tests)
+    text = json.dumps(found, indent=2) + "\n"
+    sys.stdout.write(text)
     if options.output:
-        options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        options.output.write_text(text, encoding="utf-8")
         plot(found, options.output.with_suffix(".svg"))
-    sys.stdout.write(table(found))
 
 
 class Golden:
@@ -78,6 +77,7 @@ def measure(golden: Golden, updates: Path, *, tests: int) -> dict[str, Any]:
     begin = time.monotonic()
     (*_, built) = json.loads(golden("build", "--rebuild", "sandbox-bootstrapped", "--json"))
     build_s = round(time.monotonic() - begin, 1)
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} sandbox-bootstrapped is built: {build_s} s\n")
     once = [run(golden, "sandbox-bootstrapped", [TEST]) for _ in range(tests)]
     return {
         "when": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -101,7 +101,9 @@ def run(golden: Golden, image: str, commands: list[str]) -> dict[str, float]:
         size_bytes = (golden.state / "clones" / name / "disk.qcow2").stat().st_blocks * 512
     finally:
         golden("clone", "destroy", name)
-    return {"seconds": round(time.monotonic() - begin, 1), "bytes": size_bytes}
+    seconds = round(time.monotonic() - begin, 1)
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} a test on a clone of {image}: {seconds} s\n")
+    return {"seconds": seconds, "bytes": size_bytes}
 
 
 def after(way: dict[str, Any], key: str, *, tests: int) -> float:
@@ -109,32 +111,6 @@ def after(way: dict[str, Any], key: str, *, tests: int) -> float:
     runs = [run[key] for run in way["tests"]]
     more = max(tests - len(runs), 0)
     return float(way["first"][key] + sum(runs[:tests]) + more * statistics.median(runs))
-
-
-def table(found: dict[str, Any]) -> str:
-    """In Markdown, for docs/benchmarks.md."""
-    each, once, tests = found["each"], found["once"], found["tests"]
-
-    def median(way: dict[str, Any], key: str) -> float:
-        return float(statistics.median(run[key] for run in way["tests"]))
-
-    rows: list[tuple[str, Callable[[dict[str, Any], str], float]]] = [
-        ("before the first test", lambda way, key: float(way["first"][key])),
-        (f"each test, median of {tests}", median),
-        (f"**{tests} tests, measured**", partial(after, tests=tests)),
-        *((f"{n} tests, extrapolated", partial(after, tests=n)) for n in MORE),
-    ]
-    lines = [
-        f"{found['when']}, {found['machine']}, {found['accelerator']}:",
-        "",
-        "| | bootstrap in each test, s | bootstrap once, s | in each, MiB | once, MiB |",
-        "|---|---|---|---|---|",
-    ]
-    for label, value in rows:
-        seconds = [f"{value(way, 'seconds'):.0f}" for way in (each, once)]
-        mib = [f"{value(way, 'bytes') / MIB:.0f}" for way in (each, once)]
-        lines.append(f"| {' | '.join([label, *seconds, *mib])} |")
-    return "\n".join(lines) + "\n"
 
 
 def plot(found: dict[str, Any], target: Path) -> None:
