@@ -151,6 +151,18 @@ def operations(
     return [*steps, seal.OPERATION if phase.is_last else seal.KEEP_OUTPUT]
 
 
+def checkpoints(phase: Phase) -> dict[str, int]:
+    """Operation of an offline phase -> number of the step whose state the disk has when it begins.
+
+    The end of a phase that is not the last is a checkpoint by itself.
+    """
+    numbers = [number for number, _ in phase.steps]
+    following = [name_of(number, step) for number, step in phase.steps[1:]]
+    if phase.steps and phase.is_last:
+        following.append(customize.CACHE_END)
+    return dict(zip(following, numbers, strict=False))
+
+
 def more_disks(bench: Bench, phase: Phase) -> list[Path]:
     """The raw disks of an offline phase beside the output disk: scratch if it has steps, input if they take files."""
     if not phase.steps:

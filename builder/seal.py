@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from builder import faults
 from builder.errors import VerifyError
 from builder.model import Frozen
 from builder.store import sha256
@@ -157,6 +158,7 @@ def compress(disk: Path, target: Path, *, parents: Sequence[Path], log: Path, ti
     """
     parent = parents[0] if parents else None
     qemu_img.convert_compressed(disk, target, backing=parent.name if parent else None, log=log, timeout_s=timeout_s)
+    faults.place("build.compressed")
     qemu_img.check(target)
     qemu_img.verify_chain(target, list(parents))
     return Sealed(

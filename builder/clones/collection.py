@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from builder.clones import pins, saved
+from builder.clones import pins, pools, saved
 from builder.clones.leases import DISK, directory, find, lock, names, whole_leases
 from builder.clones.removal import release, remove
 from builder.errors import ConfigError, HostError, VerifyError
@@ -20,7 +20,7 @@ from builder.tools.libvirt import Connection, Vanished
 class Garbage(Frozen):
     """kind, name: what it is. reason: why nobody needs it. Sizes in bytes on this disk."""
 
-    kind: Literal["clone", "rest", "machine", "memory", "links"]
+    kind: Literal["clone", "pool", "rest", "machine", "memory", "links"]
     name: str
     reason: str
     size_bytes: int = 0
@@ -37,6 +37,10 @@ def collect(
     folder = state / "clones"
     if not folder.is_dir():
         return found
+    for pool in pools.without_image(state):
+        found.append(Garbage(kind="pool", name=pool.name, reason="its image is gone"))
+        if not is_dry:
+            pools.declare(pool.model_copy(update={"ready": 0}), state=state)
     for name in names(state):
         with _if_free(state, name, note=note) as is_free:
             if is_free and (reason := _why_unneeded(state, name, connection)) is not None:
@@ -80,6 +84,8 @@ def _why_unneeded(state: Path, name: str, connection: Connection) -> str | None:
         return "it was cut off while it was made"
     if lease.is_orphaned and lease.owner is not None:
         return f"its owner, process {lease.owner.pid}, is dead"
+    if lease.pool is not None:
+        return pools.why_unneeded(lease, pools.pool_of(lease, state), state=state, connection=connection)
     return None
 
 

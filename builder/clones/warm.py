@@ -230,6 +230,7 @@ class _Preparation:
             pins=(pin, *self._lease.pins),
             mac=machine.mac,
             cold_s=round(cold_s, 2),
+            memory_crc32=saved_memory.checksum(self._work / "memory"),
             size_bytes=sum(file.stat().st_blocks * 512 for file in self._work.iterdir()),
             made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         )

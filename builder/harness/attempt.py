@@ -37,6 +37,7 @@ def wanted(test: Test, image: str) -> dict[str, Wanted]:
             memory_mib=role.memory_mib,
             cpus=role.cpus,
             ports=role.ports,
+            lan=test.lan,
             user_data=(test.folder / role.seed).read_text(encoding="utf-8") if role.seed else None,
         )
         for name, role in test.roles.items()

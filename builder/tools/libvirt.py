@@ -13,7 +13,7 @@ from typing import Self
 
 import libvirt
 
-from builder import run
+from builder import faults, run
 from builder.errors import HostError, ToolError
 
 _POLL_S = 0.2
@@ -70,6 +70,7 @@ class Domain:
         """Start a defined machine. Raises PortTaken or ToolError."""
         with _asking(f"start the machine '{self.name}'"):
             self._handle.create()
+        faults.place("machine.started")
 
     def switch_to(self, file: Path, *, target: str = "vda") -> None:
         """From now on the machine writes to `file`, a new overlay of what it wrote to before; that stays as it is.
@@ -218,7 +219,9 @@ class Connection:
     def define(self, domain_xml: str) -> Domain:
         """Make libvirt know a machine, switched off. Raises ToolError, also if another has its name."""
         with _asking("define a machine"):
-            return Domain(self._handle.defineXMLFlags(domain_xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
+            found = Domain(self._handle.defineXMLFlags(domain_xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
+        faults.place("machine.defined")
+        return found
 
     def restore(self, file: Path) -> None:
         """Let a machine go on whose memory `Domain.save` wrote. Raises PortTaken or ToolError."""

@@ -209,3 +209,14 @@ def test_a_signal_while_a_program_is_being_started_ends_it(
         run.run(["tool"], why="start", timeout_s=60, log=tmp_path / "log")
     assert family.has_ended()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_program_ends_with_a_golden_that_was_killed(fake: Fake, family: Family, tmp_path: Path) -> None:
+    """By SIGKILL golden can end nobody, and what it started would go on writing where the next one begins."""
+    fake("tool", f"{family.join}; exec sleep 60")
+    script = tmp_path / "hang.py"
+    script.write_text(_GOLDEN.replace("sys.argv[0]", repr(str(tmp_path / "log"))))
+    with subprocess.Popen([sys.executable, script, "hang"]) as golden:
+        assert family.has_started()
+        golden.kill()
+    assert family.has_ended()

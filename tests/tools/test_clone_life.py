@@ -129,7 +129,7 @@ def test_a_forwarded_port_leads_to_the_machine_and_a_taken_one_is_named(golden: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--network", "tap0"], "'tap0' is no network; write user, network=NAME or bridge=NAME"),
+        (["--network", "tap0"], "'tap0' is no network; write user, network=NAME, bridge=NAME or lan=NAME"),
         (["--forward", "x"], "'x' is no port; write [HOST_PORT:]GUEST_PORT, and /udp for UDP"),
         (["--disk", "1G"], "'1G' is not a size"),
         (["--network", "bridge=virbr0", "--forward", "80"], "ports are forwarded by a card in user mode"),
