@@ -15,7 +15,7 @@ from builder import faults
 from builder.errors import ConfigError, VerifyError
 from builder.model import VERSION, Frozen, version_key
 from builder.store import sync_directory, write_atomically
-from builder.tools import createrepo
+from builder.tools import createrepo, gpg
 from builder.tools.createrepo import Package
 from builder.tools.openpgp import Signer
 
@@ -72,6 +72,23 @@ def need_current(channel: Path) -> Path:
             try_next=f"golden publish --channel {channel.name}",
         )
     return found
+
+
+def read(compose: Path, *, signer: Signer | None) -> list[Package]:
+    """The packages of a compose by its metadata, which are proven by their signature if it is `signer`'s.
+
+    Raises VerifyError if they are damaged, or not those that were signed.
+    """
+    repomd, key = compose / "repodata/repomd.xml", compose.parent.parent / KEY
+    signature = repomd.with_name("repomd.xml.asc")
+    if signer is not None and signature.exists() and is_key_of(signer, key):
+        gpg.signed_text(repomd, signature=signature, key=key, what=str(repomd))
+    return createrepo.read(compose)
+
+
+def is_key_of(signer: Signer, key: Path) -> bool:
+    """Whether the file is the public half of the project's key."""
+    return key.exists() and key.read_text(encoding="utf-8", errors="replace") == signer.public_key
 
 
 def versions(channel: Path) -> list[str]:

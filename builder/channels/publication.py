@@ -117,7 +117,7 @@ def plan(
     # One object for all: what is done for each RPM that is there already is what a publication's cost grows by.
     published = current / PACKAGES if current else Path()
     removed: list[str] = []
-    for package in createrepo.read(current) if current else []:
+    for package in composes.read(current, signer=signer) if current else []:
         name = package.file_name
         if name in without:
             removed.append(name)
@@ -131,7 +131,7 @@ def plan(
         packages[path.name] = found or createrepo.read_rpm(path, href=f"{PACKAGES}/{path.name}")
         folders[path.name] = path.parent
         new.append(path.name)
-    _need_whole([sources[name] for name in new], known or {}, channel=channel)
+    _need_whole([folders[name] / name for name in new], known or {}, channel=channel)
     is_other_key = signer is not None and current is not None and _is_other_key(folder, current, signer)
     if signer is not None:
         _need_signatures(
@@ -217,9 +217,8 @@ def _need_whole(paths: Sequence[Path], known: Mapping[str, Package], *, channel:
 
 def _is_other_key(channel: Path, current: Path, signer: Signer) -> bool:
     """Whether clients have known another key so far, or none."""
-    key = channel / composes.KEY
     is_signed = (current / "repodata/repomd.xml.asc").exists()
-    return not (is_signed and key.exists() and key.read_text(encoding="utf-8") == signer.public_key)
+    return not (is_signed and composes.is_key_of(signer, channel / composes.KEY))
 
 
 def _need_signatures(paths: Sequence[Path], signer: Signer, *, channel: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from builder import clones
+from builder import clones, soundness
 from builder.clones import collection, saved, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
@@ -396,3 +396,26 @@ def test_cp_copies_in_and_out_but_not_across(golden: Command, clone: str, open_p
 def test_logs_are_the_consoles_and_qemus(golden: Command, clone: str) -> None:
     assert golden("logs", clone)[:2] == (0, clones.console_log(golden.state, clone).read_text())
     assert "qemu-system" in golden("logs", clone, "--qemu")[1]
+
+
+def test_memory_with_a_flipped_byte_is_never_started_from(
+    golden: Command, memory: saved.Saved, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place,) = saved.places(golden.state)
+    file = place / "memory"
+    status = file.stat()
+    with file.open("r+b") as stream:
+        stream.seek(-1000, os.SEEK_END)
+        byte = stream.read(1)[0]
+        stream.seek(-1, os.SEEK_CUR)
+        stream.write(bytes([byte ^ 1]))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    golden.create(golden.prefix, "--no-start")
+    lease = clones.start(golden.prefix, state=golden.state, connection=golden.connection, reporter=Reporter("plain"))
+    assert f"the saved memory of {memory.stem} was changed after it was saved" in capsys.readouterr().err
+    assert lease.warm is None
+    assert clones.is_running(lease, golden.connection)
+    found = [it for it in soundness.examine(golden.state, reporter=Reporter("quiet")) if it.state == "fail"]
+    assert [(it.check, it.remedy) for it in found] == [
+        (f"memory {memory.stem}", f"rm -r {place}  and golden clone warm {memory.stem}")
+    ]
