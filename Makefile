@@ -1,7 +1,7 @@
 # The targets say what they cost on two cores without KVM.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test quick reference format
+.PHONY: help demo test quick reference figures docs rpm format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,6 +17,15 @@ quick: ## the tests that start no whole guest (5 minutes)
 
 reference: ## write docs/reference anew out of the code (seconds)
 	.venv/bin/python docs/reference/make.py
+
+figures: ## write docs/benchmarks.md anew out of docs/benchmarks-*.json (seconds)
+	.venv/bin/python benchmarks/page.py
+
+docs: ## build the documentation as a site into dist/site; a broken link is an error (seconds)
+	.venv/bin/python -m mkdocs build --strict --site-dir dist/site
+
+rpm: ## build golden's own RPM, with man pages and completions, into dist (seconds)
+	./packaging/build
 
 format: ## format and fix what ruff can fix
 	.venv/bin/ruff format . && .venv/bin/ruff check --fix .

@@ -1,13 +1,14 @@
 """What does a bootstrap in every test cost against one in the image? Real guests of the sandbox, one after the other.
 
-    golden sandbox create /var/tmp/sandbox && cd /var/tmp/sandbox && golden build sandbox-bootstrapped
-    python3 benchmarks/bootstrap_once.py --file golden.toml --state STATE --output benchmarks-bootstrap-once.json
+    golden sandbox create sandbox && golden --file sandbox/golden.toml build sandbox-bootstrapped
+    PYTHONPATH=. python3 benchmarks/bootstrap_once.py --file sandbox/golden.toml --state STATE \
+        --output docs/benchmarks-bootstrap-once.json
 
 The bootstrap is the part of Sparrowdo's that every distribution with a Rakudo of its own has: Raku and zef installed by
 the package manager, here from a repository on this machine; public ones are farther away. The test is a line of Raku.
 "each": N clones of sandbox-upgrade, on each the bootstrap, then the test. "once": sandbox-bootstrapped built anew, then
-N clones of it with the test alone. Both with their boots. Disk is what the clones' overlays, and the layer, take.
-More tests than N are extrapolated from the medians, and marked.
+N clones of it with the test alone. All with their boots. Disk is what the clones' overlays take, and the layer.
+More tests than N are extrapolated: N tests as measured, and the median for each one more.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from builder.tools.webserver import serving
 
@@ -30,17 +32,25 @@ MIB = 1024**2
 HOST = "10.0.2.2"
 INSTALL = "dnf -y -q --repofrompath=updates,http://{host}:{port} --repo=updates --nogpgcheck install rakudo raku-zef"
 TEST = "raku -e 'say 40 + 2'"
-MANY = 70
+# Tests that nobody waited for.
+MORE = (10, 70)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, required=True, help="golden.toml of a sandbox whose chain is built")
     parser.add_argument("--state", type=Path, required=True, help="as of golden")
-    parser.add_argument("--tests", type=int, default=3, help="N")
+    parser.add_argument("--tests", type=int, default=4, help="N, at least 2")
     parser.add_argument("--output", type=Path, help="write the JSON here, and a plot beside it (needs matplotlib)")
+    parser.add_argument("--from", dest="source", type=Path, help="measure nothing: plot this JSON")
     options = parser.parse_args()
-    found = measure(Golden(options.file, options.state), options.file.parent / "updates", tests=options.tests)
+    if options.tests < 2:
+        parser.error("--tests: a median of one is none")
+    if options.source:
+        found = json.loads(options.source.read_text(encoding="utf-8"))
+    else:
+        golden = Golden(options.file, options.state)
+        found = measure(golden, options.file.parent / "updates", tests=options.tests)
     text = json.dumps(found, indent=2) + "\n"
     sys.stdout.write(text)
     if options.output:
@@ -60,32 +70,27 @@ class Golden:
         return subprocess.run([*self._words, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def measure(golden: Golden, updates: Path, *, tests: int) -> dict[str, object]:
+def measure(golden: Golden, updates: Path, *, tests: int) -> dict[str, Any]:
     with serving(updates) as server:
         install = INSTALL.format(host=HOST, port=server.port)
         each = [run(golden, "sandbox-upgrade", [install, TEST]) for _ in range(tests)]
     begin = time.monotonic()
     (*_, built) = json.loads(golden("build", "--rebuild", "sandbox-bootstrapped", "--json"))
-    build_s = time.monotonic() - begin
+    build_s = round(time.monotonic() - begin, 1)
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} sandbox-bootstrapped is built: {build_s} s\n")
     once = [run(golden, "sandbox-bootstrapped", [TEST]) for _ in range(tests)]
     return {
         "when": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": f"{os.cpu_count()} processors, Linux {platform.release()}",
         "accelerator": built["accelerator"],
         "tests": tests,
-        "each": {"seconds": [r["seconds"] for r in each], "bytes": [r["bytes"] for r in each]},
-        "once": {
-            "build_seconds": round(build_s, 1),
-            "layer_bytes": built["size_bytes"],
-            "seconds": [r["seconds"] for r in once],
-            "bytes": [r["bytes"] for r in once],
-        },
-        "extrapolated": {str(n): totals(each, once, build_s, built["size_bytes"], n) for n in (10, MANY)},
+        "each": {"first": {"seconds": 0, "bytes": 0}, "tests": each},
+        "once": {"first": {"seconds": build_s, "bytes": built["size_bytes"]}, "tests": once},
     }
 
 
 def run(golden: Golden, image: str, commands: list[str]) -> dict[str, float]:
-    """One test on a clone of its own: from the clone's creation to its end."""
+    """One test on a clone of its own: from the clone's creation to its end. seconds, and bytes of its overlay."""
     name = "bench-bootstrap"
     begin = time.monotonic()
     golden("clone", "create", name, "--image", image)
@@ -96,53 +101,77 @@ def run(golden: Golden, image: str, commands: list[str]) -> dict[str, float]:
         size_bytes = (golden.state / "clones" / name / "disk.qcow2").stat().st_blocks * 512
     finally:
         golden("clone", "destroy", name)
-    return {"seconds": round(time.monotonic() - begin, 1), "bytes": size_bytes}
+    seconds = round(time.monotonic() - begin, 1)
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} a test on a clone of {image}: {seconds} s\n")
+    return {"seconds": seconds, "bytes": size_bytes}
 
 
-def totals(
-    each: list[dict[str, float]], once: list[dict[str, float]], build_s: float, layer_bytes: int, tests: int
-) -> dict[str, float]:
-    """By medians; one clone at a time."""
-
-    def median(runs: list[dict[str, float]], key: str) -> float:
-        return statistics.median(r[key] for r in runs)
-
-    return {
-        "each_seconds": round(tests * median(each, "seconds")),
-        "once_seconds": round(build_s + tests * median(once, "seconds")),
-        "each_bytes": round(tests * median(each, "bytes")),
-        "once_bytes": round(layer_bytes + tests * median(once, "bytes")),
-    }
+def after(way: dict[str, Any], key: str, *, tests: int) -> float:
+    """What so many tests take in all, one clone at a time. key: "seconds" or "bytes"."""
+    runs = [run[key] for run in way["tests"]]
+    more = max(tests - len(runs), 0)
+    return float(way["first"][key] + sum(runs[:tests]) + more * statistics.median(runs))
 
 
-def plot(found: dict[str, object], target: Path) -> None:
-    """Time over the number of tests: measured as points, extrapolated as dashed lines."""
+def plot(found: dict[str, Any], target: Path) -> None:
+    """Time and disk over the number of tests: measured as points, extrapolated as dashed lines."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "golden"
     from matplotlib import pyplot
 
-    each: dict[str, list[float]] = found["each"]  # type: ignore[assignment]
-    once: dict[str, list[float]] = found["once"]  # type: ignore[assignment]
-    build_s = float(once["build_seconds"])  # type: ignore[arg-type]
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    for label, runs, begin in (
-        ("bootstrap in each test", each["seconds"], 0.0),
-        ("bootstrap once", once["seconds"], build_s),
-    ):
-        measured = [begin + sum(runs[: n + 1]) for n in range(len(runs))]
-        (line,) = axes.plot(range(1, len(runs) + 1), [s / 60 for s in measured], "o-", label=f"{label}, measured")
-        ends = (len(runs), MANY)
-        rest = [measured[-1] + (n - len(runs)) * statistics.median(runs) for n in ends]
-        axes.plot(ends, [s / 60 for s in rest], "--", color=line.get_color(), label=f"{label}, extrapolated")
-    axes.set_xlabel("tests, one after the other")
-    axes.set_ylabel("minutes")
-    axes.set_title(f"The sandbox, {found['accelerator']}, {found['machine']}", fontsize=9)
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
+    figure, both = pyplot.subplots(ncols=2, figsize=(10, 4))
+    tests, most = found["tests"], MORE[-1]
+    for axes, key, unit, divisor in zip(both, ("seconds", "bytes"), ("hours", "GiB"), (3600, 1024 * MIB), strict=True):
+        for name, label in (("each", "bootstrap in each test"), ("once", "bootstrap once, in the image")):
+            numbers = range(1, tests + 1)
+            measured = [after(found[name], key, tests=n) / divisor for n in numbers]
+            (line,) = axes.plot(numbers, measured, "o-", markersize=4, label=f"{label}: measured")
+            ends = (tests, most)
+            rest = [after(found[name], key, tests=n) / divisor for n in ends]
+            axes.plot(ends, rest, "--", color=line.get_color(), label=f"{label}: extrapolated")
+        axes.set_xlabel("tests, one after the other")
+        axes.set_ylabel(unit)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    both[0].legend(fontsize=8)
+    figure.suptitle(f"The sandbox, {found['accelerator']}, {found['machine']}", fontsize=9)
     figure.tight_layout()
     figure.savefig(target, metadata={"Date": None})
+
+
+def section(found: dict[str, Any]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py."""
+    ways = (found["each"], found["once"])
+    counts = {f"{found['tests']}, measured": found["tests"]} | {f"{count}, extrapolated": count for count in MORE}
+    rows = [
+        [
+            label,
+            *(f"{after(way, 'seconds', tests=count):.0f}" for way in ways),
+            *(f"{after(way, 'bytes', tests=count) / MIB:.0f}" for way in ways),
+        ]
+        for label, count in counts.items()
+    ]
+    each, once = (after(way, "seconds", tests=MORE[-1]) for way in ways)
+    return {
+        "title": "Bootstrap once",
+        "machine": f"{found['machine']}, {found['accelerator']}",
+        "command": "PYTHONPATH=. python3 benchmarks/bootstrap_once.py --file golden.toml --state STATE "
+        f"--tests {found['tests']} --output docs/benchmarks-bootstrap-once.json",
+        "about": f"""
+Tests, one after the other, each on a clone of its own, with its boot. "each": the bootstrap (Raku and zef from
+a repository on this machine; public ones are farther away) in every test. "once": in the image, whose build is
+in the numbers. Measured with {found["tests"]} tests; more are extrapolated from the medians.""",
+        "tables": [
+            {
+                "head": ["tests", "each, s", "once, s", "each, MiB on the disk", "once, MiB on the disk"],
+                "rows": rows,
+            }
+        ],
+        "plots": ["benchmarks-bootstrap-once.svg"],
+        "notes": f"{MORE[-1]} tests: {each / once:.1f} times the time, extrapolated.",
+    }
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from builder.run import Argv, query
 
@@ -45,7 +46,7 @@ def main() -> None:
     text = json.dumps(found, indent=2) + "\n"
     if options.output:
         options.output.write_text(text, encoding="utf-8")
-    sys.stdout.write(text if not options.output else table(found))
+    sys.stdout.write(text)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
@@ -176,17 +177,30 @@ def machine() -> str:
     return f"{os.cpu_count()} processors ({model}), {memory_gib:.0f} GiB of memory, Linux {platform.release()}"
 
 
-def table(found: dict[str, object]) -> str:
-    """For docs/benchmarks.md: medians, and the fastest rounds, in which the machine had least else to do."""
-    medians: dict[str, dict[str, float]] = found["median_s"]  # type: ignore[assignment]
-    fastest: dict[str, dict[str, float]] = found["fastest_s"]  # type: ignore[assignment]
-    sizes: dict[str, int] = found["bytes"]  # type: ignore[assignment]
-    lines = ["| | " + " | ".join(sizes) + " |", "|---|" + "---|" * len(sizes)]
-    lines.append("| on the disk, MiB | " + " | ".join(f"{size / MIB:.0f}" for size in sizes.values()) + " |")
-    for reader, row in medians.items():
-        pairs = [f"{median:.2f} ({fastest[reader][subject]:.2f})" for subject, median in row.items()]
-        lines.append(f"| {reader}, s | " + " | ".join(pairs) + " |")
-    return "\n".join(lines) + "\n"
+def section(found: dict[str, Any]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py. Fastest rounds beside medians: in them the machine had least else to do."""
+    sizes = found["bytes"]
+    rows = [["on the disk, MiB", *(f"{size / MIB:.0f}" for size in sizes.values())]]
+    for reader, row in found["median_s"].items():
+        fastest = found["fastest_s"][reader]
+        rows.append([f"{reader}, s", *(f"{median:.2f} ({fastest[subject]:.2f})" for subject, median in row.items())])
+    deepest = list(sizes)[-2]
+    return {
+        "title": "Depth of a chain",
+        "when": found["date"],
+        "command": f"PYTHONPATH=. python3 benchmarks/depth.py --rounds {found['rounds']} "
+        "--output docs/benchmarks-depth.json",
+        "about": f"""
+Real qcow2 files as golden ships them (zstd, 64 KiB clusters; {found["qemu"]}): a base with {found["disk_mib"]}
+MiB of data; each layer above rewrites {found["layer_mib"]} MiB anywhere on the disk in runs of 1 MiB; half of
+all bytes are incompressible. "flat" is the chain of {deepest} as one file. All are read in turn,
+{found["rounds"]} rounds, with the host's cache warm. Boot-like: 300 bursts of 10 reads in a row, 4 to 256 KiB
+each. Every reader is a process of its own, whose start is in the numbers. The time of a boot is not measured
+here.""",
+        "tables": [{"title": "Median, and the fastest round in brackets", "head": ["", *sizes], "rows": rows}],
+        "notes": f"Flat saves {(sizes[deepest] - sizes['flat']) / MIB:.0f} MiB here: blocks that a layer above "
+        "replaced, on purpose many.",
+    }
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from builder.config import load
 from builder.decision import Decision
@@ -56,7 +57,7 @@ def main() -> None:
     text = json.dumps(found, indent=2) + "\n"
     if options.output:
         options.output.write_text(text, encoding="utf-8")
-    sys.stdout.write(table(found))
+    sys.stdout.write(text)
 
 
 def measure(folder: Path, images: int, *, rounds: int, image_bytes: int) -> dict[str, object]:
@@ -157,13 +158,26 @@ def make_store(file: Path, state: Path, *, image_bytes: int) -> None:
         store.facts(build).write_text(build.model_dump_json(indent=2))
 
 
-def table(found: dict[str, object]) -> str:
-    rows = found["rows"]
-    assert isinstance(rows, list)
-    columns = list(rows[0])
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    lines += [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in rows]
-    return "\n".join(lines) + "\n"
+def section(found: dict[str, Any]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py."""
+    columns = list(found["rows"][0])
+    return {
+        "title": "Plans",
+        "when": found["made"],
+        "command": "PYTHONPATH=. python3 benchmarks/plan.py --output docs/benchmarks-plan.json",
+        "about": """
+Catalogues of trees of ten images (a base whose kickstart is rendered and checked each time, an upgrade, eight
+layers), two package repositories, one layer in ten copies fifty files; a build of each image in the store. Wall
+clock of the command, start of Python included, with no program on PATH that could start a machine. No image
+file is read twice: the first plan reads all of them, later ones look at inode, size and mtime.""",
+        "tables": [
+            {
+                "title": "Median of the runs",
+                "head": columns,
+                "rows": [[row[column] for column in columns] for row in found["rows"]],
+            }
+        ],
+    }
 
 
 if __name__ == "__main__":

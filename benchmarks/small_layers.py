@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.config import load
-from builder.model import Project, Repository
+from builder.media import Repository
+from builder.model import Project
 from builder.preflight import accelerator
 from builder.progress import Reporter
 from builder.tools import guestfs
@@ -167,6 +168,45 @@ def golden(file: Path, state: Path, *words: str) -> Any:
 
 def run(argv: Sequence[str | Path], environment: dict[str, str]) -> None:
     subprocess.run(argv, check=True, env=environment, stdout=sys.stderr)
+
+
+def section(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py."""
+    return {
+        "title": "Small layers",
+        "when": found[0]["date"],
+        "machine": found[0]["machine"],
+        "busy": found[0].get("busy", False),
+        "command": "PYTHONPATH=. python3 benchmarks/small_layers.py --file golden.toml --state STATE "
+        f"--add-mib {' '.join(str(row.get('add_mib', 0)) for row in found)} --json docs/benchmarks-small-layers.json",
+        "about": """
+An upgrade of the sandbox as golden makes it, against an overlay and `virt-customize --run-command 'dnf
+upgrade'`, from the same parent and repository. New data are the files of the packages that changed, as rpm
+knows their sizes. The script fails if golden's layer is larger than 1.5 × the new data and 64 MiB.""",
+        "tables": [
+            {
+                "head": [
+                    "packages",
+                    "new data, MiB",
+                    "limit, MiB",
+                    "golden, MiB",
+                    "plain, MiB",
+                    "golden, s",
+                    "plain, s",
+                ],
+                "rows": [
+                    [
+                        row["packages_changed"],
+                        *(f"{row[f'{key}_bytes'] / MIB:.1f}" for key in ("new_data", "limit", "golden", "plain")),
+                        *(f"{row[f'{key}_s']:.0f}" for key in ("golden", "plain")),
+                    ]
+                    for row in found
+                ],
+            }
+        ],
+        "notes": "golden's time has in it what the plain way leaves out: the verification of the parent, the list of "
+        "packages, cleaning, trimming, compression and checks.",
+    }
 
 
 if __name__ == "__main__":

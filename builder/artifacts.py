@@ -15,7 +15,8 @@ from univers.versions import RpmVersion
 
 from builder import packages
 from builder.errors import ConfigError, ToolError
-from builder.model import NAME, Frozen, Image, Repository
+from builder.media import Repository
+from builder.model import NAME, Frozen, Image
 from builder.private import MARK
 from builder.steps import ARTIFACTS, Artifact, Artifacts
 from builder.store import sha256

@@ -11,7 +11,8 @@ from builder import clones, customize, importing, install
 from builder.cache import Cache, Check
 from builder.digests import remembered_sha256
 from builder.errors import ConfigError, VerifyError
-from builder.model import Build, Distribution, Image, Project, Repository, Source
+from builder.media import Repository, Source
+from builder.model import Build, Distribution, Image, Project
 from builder.progress import Reporter
 from builder.steps import Install
 from builder.store import read_build
@@ -32,6 +33,10 @@ def source_of(distribution: Distribution) -> Source:
 
 def is_import(distribution: Distribution) -> bool:
     return distribution.source is not None and distribution.source.is_import
+
+
+def is_dvd(distribution: Distribution) -> bool:
+    return distribution.source is not None and distribution.source.kind == "dvd"
 
 
 def is_private(image: Image, distribution: Distribution) -> bool:

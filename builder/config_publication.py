@@ -9,16 +9,14 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from builder.catalogue import Raw
+from builder.config_values import Duration
 from builder.publication import Retention, Rule, Signing
-from builder.units import parse_duration
 
 KEY_FILE = "keys/signing.asc"
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}([0-9A-F]{24})?")
 # An address of rsync's, one of ssh's as rsync and scp write it, or a folder.
 _TARGET = re.compile(r"rsync://[^\s/]+/[^\s/][^\s]*|([A-Za-z0-9_.-]+@)?[A-Za-z0-9_.-]+:/(?!/)[^\s]+|[^\s:]+")
-
-Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))]
 
 
 def _fingerprint(value: object) -> str:

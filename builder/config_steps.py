@@ -7,6 +7,20 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from builder.config_values import (
+    OWNER,
+    Options,
+    guest_path,
+    has_control,
+    need_known_keys,
+    need_true,
+    parse_file_options,
+    parse_lists,
+    parse_table,
+    parse_texts,
+    project_path,
+    without_dash,
+)
 from builder.errors import did_you_mean
 from builder.frozen import Frozen
 from builder.model import NAME
@@ -34,10 +48,7 @@ from builder.units import parse_duration
 
 # Boolean names of SELinux and units of systemd: nothing that a shell or an option parser could take for its own.
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@\\-]*")
-_OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MODULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(:[A-Za-z0-9_.+-]+)?(/[A-Za-z0-9_.+-]+)?")
-
-Options = Mapping[str, Any]
 
 
 class Parsed(Frozen):
@@ -63,7 +74,7 @@ def parse_step(raw: object) -> Parsed:
     fields = parser(raw[kind], raw)
     if "timeout" in raw:
         fields["timeout_s"] = parse_duration(str(raw["timeout"]))
-    only = tuple(_texts(raw["only"], "only")) if "only" in raw else ()
+    only = tuple(parse_texts(raw["only"], "only")) if "only" in raw else ()
     return Parsed.model_validate({"step": _MODELS[kind].model_validate(fields), "only": only})
 
 
@@ -78,28 +89,28 @@ def _refuse_kinds(raw: Mapping[str, object], kinds: list[str]) -> None:
 
 
 def _upgrade(value: object, _options: Options) -> dict[str, Any]:
-    return _only_true("upgrade", value)
+    return need_true("upgrade", value)
 
 
 def _reboot(value: object, _options: Options) -> dict[str, Any]:
-    return _only_true("reboot", value)
+    return need_true("reboot", value)
 
 
 def _packages(kind: str) -> Callable[[object, Options], dict[str, Any]]:
     field = "groups" if kind == "groups" else "packages"
-    return lambda value, _options: {field: _without_dash(_texts(value, kind))}
+    return lambda value, _options: {field: without_dash(parse_texts(value, kind))}
 
 
 def _commands(kind: str) -> Callable[[object, Options], dict[str, Any]]:
-    return lambda value, _options: {"commands": _texts(value, kind)}
+    return lambda value, _options: {"commands": parse_texts(value, kind)}
 
 
 def _script(value: object, _options: Options) -> dict[str, Any]:
-    return {"script": _project_path(value)}
+    return {"script": project_path(value)}
 
 
 def _modules(value: object, _options: Options) -> dict[str, Any]:
-    fields = _lists(value, "modules", ("enable", "disable", "install"))
+    fields = parse_lists(value, "modules", ("enable", "disable", "install"))
     for key, names in fields.items():
         for name in names:
             if not _MODULE.fullmatch(name) or (key != "disable" and ":" not in name):
@@ -110,7 +121,7 @@ def _modules(value: object, _options: Options) -> dict[str, Any]:
 
 
 def _services(value: object, _options: Options) -> dict[str, Any]:
-    fields = _lists(value, "services", ("enable", "disable", "mask"))
+    fields = parse_lists(value, "services", ("enable", "disable", "mask"))
     for names in fields.values():
         for name in names:
             if not _WORD.fullmatch(name):
@@ -119,8 +130,8 @@ def _services(value: object, _options: Options) -> dict[str, Any]:
 
 
 def _selinux(value: object, _options: Options) -> dict[str, Any]:
-    table = _table(value, "selinux", '{ mode = "permissive", booleans = { … } }')
-    _known_keys(table, "selinux", ("mode", "booleans"))
+    table = parse_table(value, "selinux", '{ mode = "permissive", booleans = { … } }')
+    need_known_keys(table, "selinux", ("mode", "booleans"))
     mode, booleans = table.get("mode"), table.get("booleans", {})
     modes = ("enforcing", "permissive", "disabled")
     if mode is not None and mode not in modes:
@@ -136,12 +147,12 @@ def _selinux(value: object, _options: Options) -> dict[str, Any]:
 
 
 def _copy(value: object, options: Options) -> dict[str, Any]:
-    table = _table(value, "copy", '{ "files/app" = "/opt/app" }')
-    return {"paths": {_project_path(key): guest_path(to) for key, to in table.items()}, **_file_options(options)}
+    table = parse_table(value, "copy", '{ "files/app" = "/opt/app" }')
+    return {"paths": {project_path(key): guest_path(to) for key, to in table.items()}, **parse_file_options(options)}
 
 
 def _write(value: object, options: Options) -> dict[str, Any]:
-    table = _table(value, "write", '{ "/etc/motd" = "text" }')
+    table = parse_table(value, "write", '{ "/etc/motd" = "text" }')
     texts = {}
     for path, text in table.items():
         if not isinstance(text, str):
@@ -149,45 +160,45 @@ def _write(value: object, options: Options) -> dict[str, Any]:
         if path.endswith("/"):
             raise ValueError(f"'{path}' is a folder; name the file to write")
         texts[guest_path(path)] = text
-    return {"texts": texts, **_file_options(options)}
+    return {"texts": texts, **parse_file_options(options)}
 
 
 def _sshkeys(value: object, options: Options) -> dict[str, Any]:
-    keys = _texts(value, "sshkeys")
+    keys = parse_texts(value, "sshkeys")
     for key in keys:
         if not is_public_key(key):
-            _project_path(key)
+            project_path(key)
         if "PRIVATE KEY" in key:
             raise ValueError("that is a private key; an image takes the public half")
     user = options.get("user", "root")
-    if not isinstance(user, str) or not _OWNER.fullmatch(user) or ":" in user:
+    if not isinstance(user, str) or not OWNER.fullmatch(user) or ":" in user:
         raise ValueError(f"'{user}' is not the name of a user")
     return {"keys": [key.strip() for key in keys], "user": user}
 
 
 def _repos(value: object, options: Options) -> dict[str, Any]:
-    table = _table(value, "repos", '{ extras = "https://…" }')
+    table = parse_table(value, "repos", '{ extras = "https://…" }')
     is_kept, gpgkey = options.get("keep", True), options.get("gpgkey")
     if not isinstance(is_kept, bool):
         raise ValueError("'keep' is true or false")
-    if gpgkey is not None and (not isinstance(gpgkey, str) or _has_control(gpgkey) or "://" not in gpgkey):
+    if gpgkey is not None and (not isinstance(gpgkey, str) or has_control(gpgkey) or "://" not in gpgkey):
         raise ValueError("'gpgkey' is the URL of a key")
     urls = {}
     for name, url in table.items():
         if not NAME.fullmatch(name):
             raise ValueError(f"'{name}' is not a name; use a-z, 0-9, and single '-' or '.' between them")
-        if not isinstance(url, str) or _has_control(url) or " " in url:
+        if not isinstance(url, str) or has_control(url) or " " in url:
             raise ValueError(f"'{name}' needs an http(s) URL or a folder of the project")
         if "://" not in url and is_kept:
             raise ValueError(
                 f"'{name}' is a folder of the project, which no finished guest can reach; add keep = false"
             )
-        urls[name] = url if "://" in url else _project_path(url)
+        urls[name] = url if "://" in url else project_path(url)
     return {"urls": urls, "is_kept": is_kept, "gpgkey": gpgkey}
 
 
 def _ansible(value: object, options: Options) -> dict[str, Any]:
-    playbook = _project_path(value)
+    playbook = project_path(value)
     if PurePosixPath(playbook).parent == PurePosixPath("."):
         raise ValueError(
             f"the playbook '{playbook}' lies beside golden.toml; put it into a folder of its own, "
@@ -196,8 +207,10 @@ def _ansible(value: object, options: Options) -> dict[str, Any]:
     variables = options.get("vars", {})
     if not isinstance(variables, dict):
         raise ValueError("'vars' is a table")
-    folders = {key: [_project_path(path) for path in _texts(options[key], key)] for key in _FOLDERS if key in options}
-    groups = _texts(options["in_groups"], "in_groups") if "in_groups" in options else []
+    folders = {
+        key: [project_path(path) for path in parse_texts(options[key], key)] for key in _FOLDERS if key in options
+    }
+    groups = parse_texts(options["in_groups"], "in_groups") if "in_groups" in options else []
     for group in groups:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", group):
             raise ValueError(f"'{group}' is not the name of an inventory group")
@@ -213,8 +226,8 @@ _SPARROWDO = (
 
 
 def _sparrowdo(value: object, _options: Options) -> dict[str, Any]:
-    table = _table(value, "sparrowdo", '{ bootstrap = true, sparrowfile = "sparrow/ci.raku" }')
-    _known_keys(table, "sparrowdo", _SPARROWDO)
+    table = parse_table(value, "sparrowdo", '{ bootstrap = true, sparrowfile = "sparrow/ci.raku" }')
+    need_known_keys(table, "sparrowdo", _SPARROWDO)
     fields: dict[str, Any] = {}
     for key, field in (("bootstrap", "bootstrap"), ("sudo", "is_sudo")):
         if key in table:
@@ -223,22 +236,22 @@ def _sparrowdo(value: object, _options: Options) -> dict[str, Any]:
             fields[field] = table[key]
     for key in ("plugins", "modules", "resolves"):
         if key in table:
-            fields[key] = [_plain(word, key) for word in _texts(table[key], key)]
+            fields[key] = [_plain(word, key) for word in parse_texts(table[key], key)]
     if "sparrowfile" in table:
-        fields["sparrowfiles"] = [_project_path(path) for path in _texts(table["sparrowfile"], "sparrowfile")]
+        fields["sparrowfiles"] = [project_path(path) for path in parse_texts(table["sparrowfile"], "sparrowfile")]
     for key in ("secrets", "zef"):
         if key in table:
-            fields[key] = _project_path(table[key])
+            fields[key] = project_path(table[key])
     if "repository" in table:
         fields["repository"] = _sparrow_repository(table["repository"])
     if "user" in table:
         fields["user"] = _plain(table["user"], "user")
     if "tags" in table:
-        tags = _table(table["tags"], "tags", '{ os = "el9", quick = true }')
+        tags = parse_table(table["tags"], "tags", '{ os = "el9", quick = true }')
         fields["tags"] = {_plain(k, "tags"): "" if v is True else _plain(v, "tags") for k, v in tags.items()}
     if "versions" in table:
-        versions = _table(table["versions"], "versions", '{ raku = "2022.12", sparrow6 = "0.0.94" }')
-        _known_keys(versions, "versions", ("raku", "sparrow6"))
+        versions = parse_table(table["versions"], "versions", '{ raku = "2022.12", sparrow6 = "0.0.94" }')
+        need_known_keys(versions, "versions", ("raku", "sparrow6"))
         fields["versions"] = {name: _plain(version, "versions") for name, version in versions.items()}
     if "expires" in table:
         fields["expires_days"] = _days(table["expires"])
@@ -260,7 +273,7 @@ def _sparrow_repository(value: object) -> str:
                 f"'{value}' is no repository; write \"public\", an http(s) URL, or a folder of the project"
             )
         return _plain(value, "repository")
-    return _project_path(value)
+    return project_path(value)
 
 
 def _days(value: object) -> int:
@@ -318,83 +331,3 @@ _MODELS: dict[str, type[Frozen]] = {
     "sparrowdo": Sparrowdo,
     "reboot": Reboot,
 }
-
-
-# --- the parts of values ------------------------------------------------------------------------------------------
-
-
-def _only_true(kind: str, value: object) -> dict[str, Any]:
-    if value is not True:
-        raise ValueError(f"'{kind}' can only be true")
-    return {}
-
-
-def _texts(value: object, key: str) -> list[str]:
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) and word.strip() for word in words):
-        raise ValueError(f"'{key}' takes one text or a list of texts, none of them empty")
-    return words
-
-
-def _without_dash(words: list[str]) -> list[str]:
-    for word in words:
-        if word.startswith("-") or _has_control(word):
-            raise ValueError(f"{word!r} would be read as an option by dnf, not as a name")
-    return words
-
-
-def _table(value: object, kind: str, example: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        raise ValueError(f"'{kind}' takes a table, such as {example}")
-    return value
-
-
-def _known_keys(table: Mapping[str, object], kind: str, known: tuple[str, ...]) -> None:
-    for key in table:
-        if key not in known:
-            raise ValueError(f"'{kind}' has no '{key}'{did_you_mean(key, known)}; it has {', '.join(known)}")
-
-
-def _lists(value: object, kind: str, keys: tuple[str, ...]) -> dict[str, list[str]]:
-    table = _table(value, kind, f"{{ {keys[0]} = [...] }}")
-    _known_keys(table, kind, keys)
-    return {key: _texts(table[key], key) for key in keys if key in table}
-
-
-def _file_options(options: Options) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    if "mode" in options:
-        mode = options["mode"]
-        if not isinstance(mode, str) or not re.fullmatch(r"0?[0-7]{3,4}", mode):
-            raise ValueError(f'{mode!r} is no mode; write its octal digits as a text, such as "0644"')
-        fields["mode"] = int(mode, 8)
-    if "owner" in options:
-        owner = options["owner"]
-        if not isinstance(owner, str) or not _OWNER.fullmatch(owner):
-            raise ValueError(f"{owner!r} is no owner; write USER or USER:GROUP")
-        fields["owner"] = owner if ":" in owner else f"{owner}:{owner}"
-    return fields
-
-
-def _project_path(value: object) -> str:
-    """A path below the folder of golden.toml, without `.` and `..`."""
-    if not isinstance(value, str) or not value.strip() or _has_control(value):
-        raise ValueError(f"{value!r} is no path of the project")
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
-        raise ValueError(f"'{value}' is not below the folder of golden.toml; recipes take nothing from elsewhere")
-    return str(path)
-
-
-def guest_path(value: object) -> str:
-    """An absolute path in the guest; a slash at its end is kept, it means "into this folder"."""
-    if not isinstance(value, str) or not value.startswith("/") or _has_control(value):
-        raise ValueError(f"{value!r} is no path in the guest; one begins with '/'")
-    if ".." in PurePosixPath(value).parts:
-        raise ValueError(f"'{value}' has a '..' in it")
-    path = "/" + "/".join(part for part in value.split("/") if part not in ("", "."))
-    return f"{path}/" if value.endswith("/") and path != "/" else path
-
-
-def _has_control(text: str) -> bool:
-    return any(not character.isprintable() for character in text)

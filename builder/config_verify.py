@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from builder.catalogue import Raw
+from builder.config_values import Duration, Size
 from builder.model import FileCheck, Verify
-from builder.units import parse_duration, parse_size
 
 _PERCENT = re.compile(r"([1-9][0-9]{0,3}) ?%")
 
@@ -53,8 +53,8 @@ class RawVerify(Raw):
     )
     commands: list[str] = Field(default=[])
     tests: list[str] = Field(default=[])
-    boot_within: Annotated[int, BeforeValidator(lambda value: parse_duration(str(value)))] | None = None
-    size_below: Annotated[int, BeforeValidator(lambda value: parse_size(str(value)))] | None = None
+    boot_within: Duration | None = None
+    size_below: Size | None = None
     growth: Annotated[int, BeforeValidator(_parse_percent)] | None = None
 
     def resolved(self) -> Verify:

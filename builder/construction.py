@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import bases, importing, install, layer, provision, resuming, seal
+from builder import bases, importing, install, layer, mirrors, provision, resuming, seal
 from builder.checkpoints import Trail
 from builder.layer import Bench, Phase
-from builder.model import Repository
+from builder.media import Repository
 from builder.progress import Reporter
 from builder.tools import guestfs, proxies, qemu_img, scratch_disk
 from builder.tools.appliance import Appliance
@@ -69,7 +69,11 @@ class Construction:
             bench, uri=host.uri, is_kvm=host.is_kvm, time_factor=host.accelerator.time_factor
         )
         say_what_is_odd(bench, installation, note=self.reporter.note)
-        with self.reporter.step(f"{bench.image.name}: install") as step, _removed(self.connection, bench.domain):
+        with (
+            self.reporter.step(f"{bench.image.name}: install") as step,
+            self.connection.storage_pool(bench.work, name=bench.domain),
+            _removed(self.connection, bench.domain),
+        ):
             install.install(
                 installation,
                 image=bench.image.name,
@@ -88,6 +92,7 @@ class Construction:
             return provision.provision(
                 layer.machine(bench, parents=below, is_kvm=host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
+                repositories=mirrors.seen_from_guest(self.repositories),
                 connection=self.connection,
                 key=self.workshop.project.ssh_key,
                 project=self.workshop.project.folder,

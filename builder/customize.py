@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from builder.model import Repository
+from builder.media import Repository
 from builder.steps import (
     ARTIFACTS,
     Artifact,

@@ -8,7 +8,7 @@ from pathlib import Path
 from builder import bases, flatten, mirrors
 from builder.decision import Decision
 from builder.layer import Command
-from builder.model import Repository
+from builder.media import Repository
 from builder.plan import Planned
 from builder.tools import guestfs, virt_install
 from builder.tools.free_port import free_port

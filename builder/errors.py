@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +91,62 @@ class Interrupted(KeyboardInterrupt):
 
 INTERRUPTED_EXIT_CODE = 130
 
+# What the system says when this machine lacks something, and what to do then; any other OSError is a bug of ours.
+_HOST_ERRORS = {
+    errno.ENOSPC: "df -h, and make room: golden collect, golden clone gc, golden cache prune",
+    errno.EDQUOT: "quota, and make room",
+    errno.EROFS: "another place with --state, or have the file system writable",
+    errno.EACCES: "another place with --state, or the right to write there",
+    errno.EPERM: "another place with --state, or the right to write there",
+    errno.EFBIG: "ulimit -f unlimited",
+    errno.EMFILE: "ulimit -n 1024",
+    errno.ENFILE: "sysctl fs.file-nr, and end what holds so many files open",
+    errno.EIO: "dmesg: the disk may be failing",
+    errno.ENOMEM: "free -h, and end what needs so much memory",
+}
+
+
+def host_error(error: OSError) -> HostError | None:
+    """What the system refused, as an error of golden's; None if it is not this machine that lacks something."""
+    remedy = _HOST_ERRORS.get(error.errno or 0)
+    if remedy is None:
+        return None
+    reason = os.strerror(error.errno or 0)
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    what = f"could not use {names[-1]}: {reason}" if names else f"this machine refused to go on: {reason}"
+    return HostError(what, try_next=remedy)
+
+
+@contextlib.contextmanager
+def host_errors_told() -> Iterator[None]:
+    """Turns what the system refuses inside the block into HostError, for those who clean up after GoldenError."""
+    try:
+        yield
+    except OSError as error:
+        told = host_error(error)
+        if told is None:
+            raise
+        raise told from error
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message on a word that nobody knows: ", did you mean 'x'?", or nothing if none is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def exit_codes() -> dict[int, str]:
+    """Each status that golden itself ends with -> what it means.
+
+    Commands that hand over to another program (`clone ssh`, `clone exec`, `shell`, `sparrowdo`) end with its status.
+    """
+    return {
+        0: "All that was asked for is done.",
+        1: "A bug in golden: it prints a traceback.",
+        ConfigError.exit_code: "A file or a flag is wrong; nothing was started.",
+        HostError.exit_code: "This machine lacks something: a program, a daemon, room, a right.",
+        ToolError.exit_code: "A program that golden runs failed or was late; what it said is shown.",
+        VerifyError.exit_code: "All commands succeeded, and the result is still wrong: a broken image, a failed test.",
+        INTERRUPTED_EXIT_CODE: "Ended by Ctrl-C, SIGTERM or SIGHUP; the next run goes on from what was finished.",
+        141: "Whatever read golden's output went away.",
+    }

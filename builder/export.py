@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from builder import run
+from builder import faults, run
 from builder.errors import ConfigError, GoldenError, HostError, VerifyError
 from builder.model import Build, Frozen
 from builder.progress import Reporter
@@ -167,6 +167,7 @@ def export(decided: Export, *, reporter: Reporter) -> Exported:
                 os.fsync(stream.fileno())
             size_bytes = made.stat().st_size
             made.replace(decided.output)
+            faults.place("export.named")
             write_atomically(decided.checksums, f"{digest}  {name}\n")
             sync_directory(decided.output.parent)
     return Exported(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder import preflight, run
 from builder.digests import Artifacts
-from builder.errors import GoldenError
+from builder.errors import GoldenError, host_errors_told
 from builder.layer import Command
 from builder.model import Build, Image, ImageId
 from builder.plan import Planned
@@ -45,7 +45,8 @@ def flatten(store: Store, planned: Planned, image: Image, source: Build, *, repo
         store.verify(source)
     work = store.workspace(image.name, version)
     try:
-        build = _make(store, planned, image, source, work=work, version=version, reporter=reporter)
+        with host_errors_told():
+            build = _make(store, planned, image, source, work=work, version=version, reporter=reporter)
     except KeyboardInterrupt:
         shutil.rmtree(work)
         raise

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from builder import run, templates
 from builder.errors import ConfigError
-from builder.model import Distribution, Image, Source
+from builder.media import Source
+from builder.model import Distribution, Image
 from builder.tools import guestfish, guestfs, qemu_img
 from builder.tools.guestfs import Operation
 from builder.units import format_bytes

@@ -17,7 +17,8 @@ from builder import bases, importing, install, trees
 from builder.errors import ConfigError, ToolError
 from builder.input_changes import NEEDS_NETWORK, NOT_KNOWN
 from builder.last_seen import last_seen, remember
-from builder.model import Frozen, Image, Project, Repository, Source
+from builder.media import Repository, Source
+from builder.model import Frozen, Image, Project
 from builder.steps import ARTIFACTS, Run, Sparrowdo, Step
 from builder.tools import kickstart
 from builder.tools.download import shown

@@ -8,8 +8,9 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder import bases, customize, importing, install, parcels, provision, run, seal
-from builder.model import Distribution, Frozen, Image, Repository
+from builder import bases, customize, importing, install, mirrors, parcels, provision, run, seal
+from builder.media import Repository
+from builder.model import Distribution, Frozen, Image
 from builder.steps import Step, name_of
 from builder.tools import guestfs, input_disk, proxies, qemu_img, scratch_disk, ssh, virt_install
 from builder.tools.domain import Disk, Label, Machine
@@ -93,6 +94,11 @@ class Bench(Frozen):
     @property
     def kickstart(self) -> Path:
         return self.work / f"{self.image.name}.ks"
+
+    @property
+    def dvd(self) -> Path:
+        """A link to it, so that all that virt-install is given lies in one folder of this build's own."""
+        return self.work / "dvd.iso"
 
     @property
     def domain_xml(self) -> Path:
@@ -179,7 +185,7 @@ def installation(bench: Bench, *, uri: str, is_kvm: bool, time_factor: float) ->
         arch=distribution.arch,
         firmware=distribution.firmware,
         nvram=bench.work / "nvram.fd",
-        location=location,
+        location=bench.dvd if bases.is_dvd(distribution) else location,
         kickstart=bench.kickstart,
         kernel_arguments=distribution.boot_arguments,
         proxy=_proxy(str(location)) if bases.source_of(distribution).url else None,
@@ -240,7 +246,9 @@ def commands(
     environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     for phase in bench.phases:
         if phase.is_online:
-            lines = _online_commands(bench, phase, uri=uri, target=ssh.Target(port=port, key=key))
+            lines = _online_commands(
+                bench, phase, repositories=repositories, uri=uri, target=ssh.Target(port=port, key=key)
+            )
         else:
             work = operations(phase, repositories=repositories, preparations=preparations)
             argv = guestfs.argv(
@@ -265,16 +273,25 @@ def _first_commands(
         argvs = importing.argvs(file, bench.disk, bench.image.disk_bytes or 0, is_kvm=is_kvm)
     else:
         it = installation(bench, uri=uri, is_kvm=is_kvm, time_factor=time_factor)
-        argvs = [qemu_img.create_argv(bench.disk, bench.image.disk_bytes or 0), virt_install.argv(it)]
+        argvs = [
+            qemu_img.create_argv(bench.disk, bench.image.disk_bytes or 0),
+            # As `Connection.storage_pool`, which says why.
+            ["virsh", "--connect", uri, "pool-create-as", "--type", "dir", bench.domain, "--target", bench.work],
+            virt_install.argv(it),
+            ["virsh", "--connect", uri, "pool-destroy", bench.domain],
+        ]
     title = "overlay" if parents else "import" if bench.is_import else "install"
     return [Command(title=title, line=run.printable(argv)) for argv in argvs]
 
 
-def _online_commands(bench: Bench, phase: Phase, *, uri: str, target: ssh.Target) -> list[str]:
+def _online_commands(
+    bench: Bench, phase: Phase, *, repositories: Sequence[Repository], uri: str, target: ssh.Target
+) -> list[str]:
     """libvirt is called as a library; virsh is how a person does the same."""
     lines: list[run.Argv] = [
         scratch_disk.argv(bench.scratch),
         ["virsh", "--connect", uri, "create", bench.domain_xml],
+        ssh.command(target, "sh", "-euc", provision.put_downloads_aside(mirrors.seen_from_guest(repositories))),
     ]
     for number, step in phase.steps:
         lines += provision.argvs(step, target, project=bench.project, work=bench.work / name_of(number, step))
@@ -300,6 +317,9 @@ def write_inputs(
             bench.image, bench.distribution, ssh_public_key=ssh_public_key, tree=bench.tree, proxy_for=_proxy
         )
         bench.kickstart.write_text(text, encoding="utf-8")
+        if bases.is_dvd(bench.distribution):
+            bench.dvd.unlink(missing_ok=True)
+            bench.dvd.symlink_to(Path(bases.source_of(bench.distribution).location).absolute())
     for phase in bench.phases:
         if phase.is_online:
             bench.domain_xml.write_text(xml, encoding="utf-8")

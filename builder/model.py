@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal
 
 from pydantic import Field
 
 from builder.frozen import Frozen as Frozen
+from builder.media import Repository, Source
 from builder.publication import Publication
 from builder.steps import Repos, Step
 
@@ -19,94 +19,6 @@ VERSION = re.compile(r"(?P<date>[0-9]{8})\.(?P<count>[1-9][0-9]*)")
 
 
 # --- what the user defines ------------------------------------------------------------------------------------
-
-
-class Repository(Frozen):
-    """A package repository. location: absolute folder or http(s) URL of what holds `repodata/`.
-
-    is_extra: a recipe adds it, so that the guest's own repositories are not put aside for it.
-    """
-
-    name: str
-    location: str
-    is_extra: bool = False
-
-    @property
-    def folder(self) -> Path | None:
-        return None if "://" in self.location else Path(self.location)
-
-
-SourceKind = Literal["dvd", "url", "tree", "qcow2", "image"]
-
-
-class Source(Frozen):
-    """Where a base comes from, and what proves that a download is what its makers made.
-
-    dvd: to install from. url: of an installation tree, of what holds `.treeinfo`; the installer reads it, golden
-    downloads nothing. tree: folder with such a tree. qcow2: a disk image of others, to import. image: one of golden's
-    own (it may stand on others, and has its facts beside it). One of the five is given; all locations are absolute
-    paths or http(s) URLs. channel: address of a channel of golden's that has `image`, which then is NAME or
-    NAME@VERSION; `key` is then the one that the channel's metadata is signed with. repositories: package repositories
-    that the installer uses besides the source's own. sha256: hex. checksums: a file of SHA-256 lines, one of which
-    names the file. signature: of `checksums`, apart; without it, and with `key`, `checksums` is clearsigned.
-    cloud_init: what becomes of it in an imported image.
-    """
-
-    dvd: str | None = None
-    url: str | None = None
-    tree: Path | None = None
-    qcow2: str | None = None
-    image: str | None = None
-    channel: str | None = None
-    repositories: tuple[Repository, ...] = ()
-    sha256: str | None = None
-    checksums: str | None = None
-    signature: str | None = None
-    key: Path | None = None
-    cloud_init: Literal["off", "keep"] = "off"
-
-    @property
-    def kind(self) -> SourceKind:
-        return next(kind for kind in get_args(SourceKind) if getattr(self, kind) is not None)
-
-    @property
-    def location(self) -> str:
-        """Of an image in a channel, no address that could be asked for, but one that tells it from all others."""
-        own = str(getattr(self, self.kind))
-        return f"{self.channel}/{own}" if self.channel is not None else own
-
-    @property
-    def is_tree(self) -> bool:
-        """Whether it is many files, read where they are; else it is one, which golden has here before it starts."""
-        return self.kind in ("url", "tree")
-
-    @property
-    def is_import(self) -> bool:
-        """Whether it is installed already."""
-        return self.kind in ("qcow2", "image")
-
-    def at(self, path: Path) -> Source:
-        """The same, with its one file on this machine."""
-        return self.model_copy(update={self.kind: str(path), "channel": None})
-
-    @property
-    def path(self) -> Path | None:
-        """None for what is on the network."""
-        return None if "://" in self.location else Path(self.location)
-
-    @property
-    def title(self) -> str:
-        """ "DVD Rocky-9.6-x86_64-dvd.iso": what users read in plans and messages."""
-        if self.kind == "url":
-            return f"network tree {self.location}"
-        word = {"dvd": "DVD", "tree": "tree"}.get(self.kind, "image")
-        return f"{word} {file_name(self.location)}"
-
-
-def file_name(location: str) -> str:
-    """The last part of a path or URL, as a file is named."""
-    path = unquote(urlsplit(location).path) if "://" in location else location
-    return path.rstrip("/").rpartition("/")[2]
 
 
 class Limits(Frozen):
@@ -230,7 +142,8 @@ class Image(Frozen):
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
     stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
-    keeps_private_keys: paths in the guest; other private keys are not packaged.
+    keeps_private_keys: paths in the guest -> the file with the public half of the key that may be there; other private
+    keys are not packaged.
     """
 
     name: str
@@ -247,7 +160,7 @@ class Image(Frozen):
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
     verify: Verify = Verify()
-    keeps_private_keys: tuple[str, ...] = ()
+    keeps_private_keys: dict[str, Path] = Field(default={})
 
     @property
     def needs_repositories(self) -> bool:
@@ -356,13 +269,16 @@ class Timing(Frozen):
 class Build(Frozen):
     """`build.json`: one result of running a recipe. Written last; what has none is no build.
 
-    key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the result, name -> digest or text.
-    texts: what is behind some of those digests, for people, secrets left out. reason: why it was built.
-    size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of RPMs inside.
-    started, finished: UTC, ISO 8601. tools: program -> version.
-    software: name -> version of what online steps brought and asked for its version, such as "raku" and "sparrow6".
-    flattened: the build that this one is the flat form of. private: of embargoed work, or standing on such.
-    private_keys: files of the guest that hold a private key, path -> SHA-256 of the file.
+    format: of this file; another number is refused. id: what this is. parent: what it stands on, None for a base.
+    description: out of golden.toml. key: content key (hex SHA-256 over `inputs` in order). inputs: what decided the
+    result, name -> digest or text. texts: what is behind some of those digests, for people, secrets left out. reason:
+    why it was built. size_bytes: of the sealed qcow2. virtual_bytes: the disk that the guest sees. packages: number of
+    RPMs inside. packages_sha256: of the list beside, IMAGE-VERSION.packages. memory_mib, cpus: of clones that ask for
+    nothing else. accelerator: what it was built with. times: seconds of each step. commands: what was run, as it would
+    be typed. started, finished: UTC, ISO 8601. tools: program -> version. software: name -> version of what online
+    steps brought and asked for its version, such as "raku" and "sparrow6". flattened: the build that this one is the
+    flat form of. private: of embargoed work, or standing on such. private_keys: files of the guest that hold a private
+    key, path -> SHA-256 of the file. key_fingerprints: of those among them that ssh could use, "SHA256:…".
     """
 
     format: Literal[1] = 1
@@ -381,6 +297,7 @@ class Build(Frozen):
     packages: int
     packages_sha256: str
     private_keys: dict[str, str] = Field(default={})
+    key_fingerprints: dict[str, str] = Field(default={})
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"
     memory_mib: int

@@ -25,7 +25,7 @@ from builder.checks import Check
 from builder.construction import Construction
 from builder.decision import Decision
 from builder.digests import Artifacts
-from builder.errors import GoldenError
+from builder.errors import GoldenError, host_errors_told
 from builder.layer import Bench, Command
 from builder.model import Build, ImageId, Project
 from builder.plan import Planned, order
@@ -149,8 +149,9 @@ class Pipeline:
         planned, trail = start.planned, start.trail
         bench = self.workshop.bench(planned, version=trail.record.version, work=trail.work)
         try:
-            bench.logs.mkdir(parents=True, exist_ok=True)
-            build = self._make(planned, bench, chain, connection, start=start)
+            with host_errors_told():
+                bench.logs.mkdir(parents=True, exist_ok=True)
+                build = self._make(planned, bench, chain, connection, start=start)
         except KeyboardInterrupt:
             shutil.rmtree(bench.work)
             raise
@@ -226,6 +227,7 @@ class Pipeline:
             packages=len(report.packages),
             packages_sha256=hashlib.sha256(packages.read_bytes()).hexdigest(),
             private_keys=report.private_keys,
+            key_fingerprints=report.key_fingerprints,
             arch=bench.distribution.arch,
             firmware=bench.distribution.firmware,
             memory_mib=bench.distribution.memory_mib,
@@ -284,5 +286,10 @@ def clear(store: Store, connection: Connection, *, reporter: Reporter) -> None:
     prefix = layer.domain_prefix(store.id)
     for name in connection.destroy_matching(lambda domain: domain.name.startswith(prefix)):
         reporter.note(f"removed the machine {name} that an earlier run left")
+    for pool in connection.pools_below(store.work):
+        pool.remove()
+        reporter.note(f"removed the storage pool {pool.name} that an earlier run left")
+    for path in store.remove_finished():
+        reporter.note(f"removed {path.name}, which an earlier run had finished with")
     for path in store.remove_orphans():
         reporter.note(f"removed {path.name} that an earlier run left half-made")

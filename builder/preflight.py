@@ -18,7 +18,7 @@ from builder import run
 from builder.errors import GoldenError, HostError, ToolError
 from builder.model import Frozen
 from builder.progress import Reporter
-from builder.store import write_atomically
+from builder.store import holder_pid, write_atomically
 from builder.tools import libvirt
 from builder.units import GIB, format_bytes
 
@@ -283,8 +283,12 @@ def _look_at_libvirt(state: Path) -> list[Finding]:
             findings.append(_ok("libvirt", f"{connection.versions()['libvirt']} at {connection.uri}"))
             need_reach(state, connection)
             user = connection.qemu_user()
+            left = [pool.name for pool in connection.pools_below(state) if not _is_under_way(pool.folder())]
     except GoldenError as error:
         return [*findings, _failed("QEMU's user" if findings else "libvirt", error)]
+    for name in left:
+        found = f"{name}: a golden that was killed left it; the next build of its project removes it"
+        findings.append(Finding(check="storage pool", state="warn", found=found, remedy=f"virsh pool-destroy {name}"))
     findings.append(_ok("QEMU's user", f"may reach {state}"))
     if user is not None and _KVM.exists() and not _may_open(_KVM, user=user[0], group=user[1]):
         # libvirt 9.0, virQEMUCapsIsValid: what root's probe of QEMU found is void when QEMU's user may not do the same.
@@ -292,6 +296,12 @@ def _look_at_libvirt(state: Path) -> list[Finding]:
         remedy = f"chgrp {user[1]} {_KVM} && chmod 660 {_KVM}"
         findings.append(Finding(check="QEMU's user", state="warn", found=found, remedy=remedy))
     return findings
+
+
+def _is_under_way(work: Path | None) -> bool:
+    """Whether the golden that had the project's lock last is alive. work: STATE/PROJECT/work/BUILD."""
+    pid = holder_pid(work.parent.parent / "lock") if work else None
+    return pid is not None and Path(f"/proc/{pid}").exists()
 
 
 def _may_open(path: Path, *, user: int, group: int) -> bool:

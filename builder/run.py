@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn
 
+from builder import faults
 from builder.errors import HostError, ToolError
 
 Argv = Sequence[str | Path]
@@ -23,6 +25,10 @@ Argv = Sequence[str | Path]
 TAIL_LINES = 20
 _POLL_S = 0.1
 _GRACE_S = 10.0
+
+# Source: prctl(2), PR_SET_PDEATHSIG; linux/prctl.h. Looked up here, since little is allowed between fork and exec.
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl
 
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Handler = Callable[[int, FrameType | None], Any]
@@ -155,6 +161,21 @@ def attached(argv: Argv, *, why: str) -> int:
     return status if status >= 0 else 128 - status
 
 
+# Held until they have ended, so that none of them is left as a zombie by one that lives longer.
+_left: list[subprocess.Popen[bytes]] = []
+
+
+def leave(argv: Argv, *, why: str, log: Path) -> None:
+    """Start a program that goes on when golden has ended, both output streams going to the end of `log`.
+
+    In a session of its own: no Ctrl-C reaches it. Raises HostError if the program is missing.
+    """
+    _left[:] = [child for child in _left if child.poll() is None]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        _left.append(_start(_resolved(argv, why=why), why=why, out=out, err=subprocess.STDOUT, env=None, cwd=None))
+
+
 def has_program(name: str) -> bool:
     return shutil.which(name) is not None
 
@@ -220,6 +241,7 @@ def _started(
         raise
     with _ended(child):
         _release(caught, held)
+        faults.place(f"program.{Path(words[0]).name}", child=child.pid)
         yield child
 
 
@@ -245,10 +267,25 @@ def _start(
     merged = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(env or {})}
     try:
         return subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=merged, cwd=cwd, start_new_session=True
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=merged,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=_end_with_golden,
         )
     except OSError as error:
         raise HostError(f"could not {why}: '{words[0]}' did not start: {error.strerror}") from error
+
+
+def _end_with_golden() -> None:
+    """In the new process: if golden is killed, with no chance to end anybody, the kernel sends SIGTERM.
+
+    Else a program would go on writing where the next golden begins anew.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextlib.contextmanager

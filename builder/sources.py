@@ -9,7 +9,8 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from builder.catalogue import Raw
-from builder.model import NAME, VERSION, Architecture, Repository, Source, SourceKind, file_name
+from builder.media import Repository, Source, SourceKind, file_name
+from builder.model import NAME, VERSION, Architecture
 
 # Where golden's RPMs put images.
 INSTALLED_IMAGES = Path("/usr/share/golden/images")

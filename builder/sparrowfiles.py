@@ -157,9 +157,7 @@ class Follower:
             new = stream.read()
         whole = new.rpartition(b"\n")[0] + b"\n" if b"\n" in new else b""
         self._at += len(whole)
-        lines = [
-            line for line in whole.splitlines(keepends=True) if not line.startswith(b"$ env -u SPARROWDO_ENV_FILE ")
-        ]
+        lines = [line for line in whole.splitlines(keepends=True) if not line.startswith(command.FIRST_WORDS)]
         sys.stdout.buffer.write(b"".join(lines).replace(b"\r\n", b"\n"))
         sys.stdout.buffer.flush()
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -24,17 +25,17 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from pydantic import ValidationError
-
+from builder import faults
 from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import Build, ImageId, version_key
 
 _FORK_TRIES, _FORK_WAIT_S = 100, 0.05
+_OWN_DIGEST = "facts_sha256"
 
 
 def default_state() -> Path:
@@ -51,7 +52,10 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Write aside, fsync, rename: a reader sees the old text or the new one, whatever happens in between."""
+    """Write aside, fsync, rename: a reader sees the old text or the new one, whatever happens in between.
+
+    What one that was killed left aside is removed.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with part.open("w", encoding="utf-8") as stream:
@@ -59,10 +63,21 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         part.chmod(mode)
+        faults.place("file.aside")
         part.rename(path)
+        faults.place("file.named")
     finally:
         part.unlink(missing_ok=True)
+    _remove_torn(path)
     sync_directory(path.parent)
+
+
+def _remove_torn(path: Path) -> None:
+    """What processes that are no more left of writing `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            left.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:
@@ -109,10 +124,25 @@ def _taken(
                 waiting(holder)
                 fcntl.flock(stream, kind)
         if not is_shared:
-            stream.truncate(0)
-            stream.write(f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n")
-            stream.flush()
+            _sign(stream)
         yield stream
+
+
+def holder_pid(path: Path) -> int | None:
+    """The process that took the lock last; it may have let go since. None if there was none."""
+    try:
+        first, pid, *_ = path.read_text(encoding="utf-8").split(maxsplit=2)
+        return int(pid) if first == "pid" else None
+    except (OSError, ValueError):
+        return None
+
+
+def _sign(stream: IO[str]) -> None:
+    """Say who has the lock. It is had all the same where there is no room to: making room takes it, too."""
+    stream.truncate(0)
+    name = f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n"
+    with contextlib.suppress(OSError):
+        os.write(stream.fileno(), name.encode(errors="replace"))
 
 
 def _comes_free(stream: IO[str], kind: int) -> bool:
@@ -244,20 +274,24 @@ class Store:
         """A new directory of its own for one build. The caller commits it, or leaves it for the user to look at."""
         directory = self.work / f"{image}-{version}"
         directory.mkdir(parents=True)
+        faults.place("build.workspace")
         self.images.mkdir(parents=True, exist_ok=True)
         return directory
 
-    def adopt(self, files: Iterable[Path]) -> None:
+    def adopt(self, files: Iterable[Path], *, is_theirs_right: bool = False) -> None:
         """Take image files that lie elsewhere with their facts, an installed chain, as builds of this store.
 
         files: verified by the caller, the base last. Links where the file system has them to give, else copies.
-        Raises VerifyError if a build of the same name and version has other bytes.
+        is_theirs_right: a build of the same name and version goes, with all that stands on it if it has other bytes.
+        Else raises VerifyError if it has.
         """
         self.images.mkdir(parents=True, exist_ok=True)
         with self.lock():
             for file in reversed(tuple(files)):
                 build = read_build(file.with_suffix(".json"))
-                if self.facts(build).exists():
+                if self.facts(build).exists() and is_theirs_right:
+                    self._forget(read_build(self.facts(build)), but=build.id)
+                elif self.facts(build).exists():
                     if read_build(self.facts(build)).id != build.id:
                         raise VerifyError(
                             f"the project has a build {build.stem} of its own, and it is not the one in {file.parent}",
@@ -267,6 +301,15 @@ class Store:
                 for source in (file, file.with_suffix(".packages"), file.with_suffix(".json")):
                     _take(source, self.images / source.name)
                 sync_directory(self.images)
+
+    def _forget(self, build: Build, *, but: ImageId) -> None:
+        """Remove a build; what stands on it, too, unless it is to come back as it was, `but`."""
+        if build.id != but:
+            for other in self.builds():
+                if other.source == build.id:
+                    self._forget(other, but=but)
+        for path in (self.facts(build), self.package_list(build), self.qcow2(build)):
+            path.unlink(missing_ok=True)
 
     def remove_orphans(self) -> list[Path]:
         """Remove files in the image folder that belong to no build: their build was cut off before its facts came.
@@ -280,6 +323,18 @@ class Store:
         for path in orphans:
             path.unlink()
         return orphans
+
+    def remove_finished(self) -> list[Path]:
+        """Remove work folders whose build is whole: golden was cut off after the facts came. The caller holds the lock.
+
+        Else a later build could go on from there, under a version that is taken.
+        """
+        if not self.work.is_dir():
+            return []
+        finished = [path for path in self.work.iterdir() if (self.images / f"{path.name}.json").exists()]
+        for path in finished:
+            shutil.rmtree(path)
+        return finished
 
     def discard_failed(self, image: str) -> None:
         """Remove what failed builds of `image` left; called when a new one begins."""
@@ -297,9 +352,12 @@ class Store:
         self.logs.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.logs / build.stem, ignore_errors=True)
         logs.rename(self.logs / build.stem)
+        faults.place("build.logs")
         packages.rename(self.package_list(build))
+        faults.place("build.packages")
         disk.rename(qcow2)
-        write_atomically(self.facts(build), build.model_dump_json(indent=2) + "\n", mode=0o444)
+        faults.place("build.disk")
+        write_atomically(self.facts(build), facts_text(build), mode=0o444)
 
 
 def _take(source: Path, target: Path) -> None:
@@ -313,6 +371,7 @@ def _take(source: Path, target: Path) -> None:
                 raise
             shutil.copy2(source, part)
         part.replace(target)
+        faults.place("store.adopted")
     finally:
         part.unlink(missing_ok=True)
 
@@ -333,11 +392,25 @@ def is_stem_of(name: str, image: str) -> bool:
     return name.startswith(f"{image}-")
 
 
+def facts_text(build: Build) -> str:
+    """`build.json`: the build, and under `facts_sha256` a digest of all the rest, by which a flipped byte is found."""
+    fields = build.model_dump(mode="json")
+    return json.dumps({**fields, _OWN_DIGEST: _facts_digest(fields)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _facts_digest(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
 def read_build(path: Path) -> Build:
     """Read one `build.json`. Raises VerifyError if it is damaged."""
     try:
-        return Build.model_validate_json(path.read_bytes())
-    except (ValidationError, json.JSONDecodeError) as error:
+        fields = json.loads(path.read_bytes())
+        expected = fields.pop(_OWN_DIGEST, None) if isinstance(fields, dict) else None
+        if expected is not None and expected != _facts_digest(fields):
+            raise ValueError(f"its {_OWN_DIGEST} is not that of the rest")
+        return Build.model_validate_json(json.dumps(fields))
+    except (ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
         raise VerifyError(
             f"the facts of a build are damaged: {path}",
             details=[("reason", str(error).splitlines()[0])],

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No memory is saved by itself: a test that is about that says so.
+os.environ.setdefault("GOLDEN_WARM", "0")
+
+# How long a busy machine takes for an example says nothing of the code.
+settings.register_profile("golden", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("golden")
 
 # A program that is in no package mirror, and the tests that need the real one.
 REAL = "sparrowdo"

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from builder import faults
 from builder.errors import ConfigError, VerifyError
 from builder.model import VERSION, Frozen, version_key
 from builder.store import sync_directory, write_atomically
-from builder.tools import createrepo
+from builder.tools import createrepo, gpg
 from builder.tools.createrepo import Package
 from builder.tools.openpgp import Signer
 
@@ -73,6 +74,23 @@ def need_current(channel: Path) -> Path:
     return found
 
 
+def read(compose: Path, *, signer: Signer | None) -> list[Package]:
+    """The packages of a compose by its metadata, which are proven by their signature if it is `signer`'s.
+
+    Raises VerifyError if they are damaged, or not those that were signed.
+    """
+    repomd, key = compose / "repodata/repomd.xml", compose.parent.parent / KEY
+    signature = repomd.with_name("repomd.xml.asc")
+    if signer is not None and signature.exists() and is_key_of(signer, key):
+        gpg.signed_text(repomd, signature=signature, key=key, what=str(repomd))
+    return createrepo.read(compose)
+
+
+def is_key_of(signer: Signer, key: Path) -> bool:
+    """Whether the file is the public half of the project's key."""
+    return key.exists() and key.read_text(encoding="utf-8", errors="replace") == signer.public_key
+
+
 def versions(channel: Path) -> list[str]:
     """The composes of a channel, oldest first."""
     found = [path.name for path in (channel / "composes").glob("*") if VERSION.fullmatch(path.name)]
@@ -92,7 +110,8 @@ def origin(compose: Path) -> Origin | None:
 
 def names(folder: Path) -> list[str]:
     """The channels below a folder, those that were published to."""
-    return sorted(path.parent.name for path in folder.glob("*/mirrorlist"))
+    # One that is being removed, or was when golden was killed, is none any more.
+    return sorted(path.parent.name for path in folder.glob("[!.]*/mirrorlist"))
 
 
 def companions(rpm: Path) -> list[Path]:
@@ -113,14 +132,18 @@ def write(
     part = composes / f".{compose.name}.part"
     (part / PACKAGES).mkdir(parents=True)
     _link_all(folders, part / PACKAGES)
+    faults.place("compose.linked")
     createrepo.write(part, packages)
+    faults.place("compose.listed")
     if signer is not None:
         signer.sign(part / "repodata/repomd.xml", part / "repodata/repomd.xml.asc")
     write_atomically(part / "compose.json", origin.model_dump_json(indent=2) + "\n")
     sync_directory(part / PACKAGES)
     sync_directory(part / "repodata")
     sync_directory(part)
+    faults.place("compose.aside")
     part.rename(compose)
+    faults.place("compose.named")
     sync_directory(composes)
 
 
@@ -129,6 +152,7 @@ def switch(channel: Path, *, url: str, signer: Signer | None) -> None:
     if signer is not None:
         _write_if_other(channel / KEY, signer.public_key)
     _write_if_other(channel / "mirrorlist", f"{url}\n")
+    faults.place("channel.switched")
 
 
 def address(url: str, compose: Path) -> str:

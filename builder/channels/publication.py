@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,12 @@ def private_channel(build: Build) -> str:
     return build.image if MARK in build.image else f"{build.image}-private"
 
 
-def locked(store: Store, channel: str) -> AbstractContextManager[None]:
-    """The right to write to a channel. Raises HostError naming the holder if another golden has it."""
-    return lock(store.root / f"publish-{channel}.lock", what=f"the channel '{channel}'")
+def locked(store: Store, channel: str, *, waiting: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+    """The right to write to a channel. Raises HostError naming the holder if another golden has it.
+
+    waiting: told who that is, and it is waited for.
+    """
+    return lock(store.root / f"publish-{channel}.lock", what=f"the channel '{channel}'", waiting=waiting)
 
 
 def publish(
@@ -114,7 +117,7 @@ def plan(
     # One object for all: what is done for each RPM that is there already is what a publication's cost grows by.
     published = current / PACKAGES if current else Path()
     removed: list[str] = []
-    for package in createrepo.read(current) if current else []:
+    for package in composes.read(current, signer=signer) if current else []:
         name = package.file_name
         if name in without:
             removed.append(name)
@@ -128,6 +131,7 @@ def plan(
         packages[path.name] = found or createrepo.read_rpm(path, href=f"{PACKAGES}/{path.name}")
         folders[path.name] = path.parent
         new.append(path.name)
+    _need_whole([folders[name] / name for name in new], known or {}, channel=channel)
     is_other_key = signer is not None and current is not None and _is_other_key(folder, current, signer)
     if signer is not None:
         _need_signatures(
@@ -195,11 +199,26 @@ def _is_unchanged(path: Path, package: Package, *, published: Path) -> bool:
     )
 
 
+def _need_whole(paths: Sequence[Path], known: Mapping[str, Package], *, channel: str) -> None:
+    """Raises VerifyError if an RPM that no client of the channel has seen is not what it was made as: all are read."""
+    wrong = [
+        (path, "its SHA-256 is not the one in the metadata")
+        for path in paths
+        if path.name in known and sha256(path) != known[path.name].sha256
+    ]
+    wrong += rpm.refused([path for path in paths if path.name not in known], public_key=None).items()
+    if wrong:
+        raise VerifyError(
+            f"not all RPMs for the channel '{channel}' are whole; nothing was published",
+            details=[("damaged", f"{path}: {answer}") for path, answer in wrong],
+            try_next=f"rm {' '.join(str(path) for path, _ in wrong)}  and golden package, which makes them anew",
+        )
+
+
 def _is_other_key(channel: Path, current: Path, signer: Signer) -> bool:
     """Whether clients have known another key so far, or none."""
-    key = channel / composes.KEY
     is_signed = (current / "repodata/repomd.xml.asc").exists()
-    return not (is_signed and key.exists() and key.read_text(encoding="utf-8") == signer.public_key)
+    return not (is_signed and composes.is_key_of(signer, channel / composes.KEY))
 
 
 def _need_signatures(paths: Sequence[Path], signer: Signer, *, channel: str) -> None:

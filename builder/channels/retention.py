@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from builder import faults
 from builder.channels import compose as composes
 from builder.channels import publication, sets
 from builder.channels.promotion import unverified
@@ -194,7 +195,9 @@ def collect(
         )
         verdicts += _verdicts("builds", builds, kept, rule=retention.rule)
         sweep.builds([builds[stem] for stem in builds if stem not in kept])
-        verdicts += sweep.orphans([builds[stem] for stem in kept], gone=set(builds) - set(kept), prefix=prefix)
+        verdicts += sweep.orphans(
+            [builds[stem] for stem in kept], gone=set(builds) - set(kept), published=set(needed), prefix=prefix
+        )
     return Collected(verdicts=tuple(verdicts), freed_bytes=sweep.freed_bytes)
 
 
@@ -261,10 +264,10 @@ class _Sweep:
             ):
                 self.remove(path)
 
-    def orphans(self, kept: Sequence[Build], *, gone: set[str], prefix: str) -> list[Verdict]:
+    def orphans(self, kept: Sequence[Build], *, gone: set[str], published: set[str], prefix: str) -> list[Verdict]:
         """Packages whose build is gone, records and logs of none, and what was cut off while it was written.
 
-        gone: builds that have a verdict of their own.
+        gone: builds that have a verdict of their own. published: those whose records count, wherever they were built.
         """
         stems = {build.stem for build in kept}
         packages = tuple(
@@ -276,7 +279,7 @@ class _Sweep:
         store = self.store
         found = [path for path in store.images.glob("*") if path.stem not in stems and not path.is_symlink()]
         found += [path for path in store.rpms.glob(f"{prefix}-*") if not path.name.startswith(packages)]
-        found += [path for path in store.verified.glob("*.json") if path.stem not in stems]
+        found += [path for path in store.verified.glob("*.json") if path.stem not in stems | published]
         found += [
             path
             for path in store.logs.glob("*")
@@ -284,6 +287,7 @@ class _Sweep:
         ]
         found = [path for path in found if path.name not in gone and path.stem not in gone]
         found += store.channels.glob("*/composes/.*.part")
+        found += [path for folder in (store.channels, store.logs, store.verified) for path in folder.glob(".*.part")]
         verdicts = [_verdict("orphans", str(path.relative_to(store.root)), []) for path in sorted(found)]
         for path in found:
             self.remove(path)
@@ -304,9 +308,11 @@ class _Sweep:
             aside = path.with_name(f".{path.name}.part")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
+            faults.place("collect.aside")
             shutil.rmtree(aside)
         else:
             path.unlink()
+        faults.place("collect.removed")
         sync_directory(path.parent)
 
 

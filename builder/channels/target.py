@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from builder import faults
 from builder.channels import compose as composes
 from builder.channels.publication import locked
 from builder.errors import ToolError
@@ -48,7 +49,9 @@ def push(store: Store, channel: str, *, target: str) -> Pushed:
         rsync.copy(compose, f"{there}/composes/{compose.name}", log=log)
         if (folder / composes.KEY).exists():
             rsync.copy_file(folder / composes.KEY, there, log=log)
+        faults.place("target.copied")
         rsync.copy_file(folder / "mirrorlist", there, log=log)
+        faults.place("target.switched")
         gone = [name for name in rsync.names(f"{there}/composes") if VERSION.fullmatch(name)]
         gone = [name for name in gone if name not in composes.versions(folder)]
         if gone:

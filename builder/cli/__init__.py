@@ -27,6 +27,7 @@ from builder.cli.harness import harness
 from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.nightly import nightly
+from builder.cli.overview import Overview
 from builder.cli.package import package
 from builder.cli.publish import promote, publish, repo, rollback
 from builder.cli.reproduce import reproduce
@@ -36,15 +37,17 @@ from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.cli.sparrowdo import sparrowdo, validate
 from builder.cli.status import status
+from builder.cli.step import accept, step
 from builder.cli.test import test
 from builder.cli.verify import verify_images
 from builder.cli.why import why
-from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted
+from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted, host_error
 from builder.progress import Reporter, Style
 from builder.store import default_state
 
 
 @click.group(
+    cls=Overview,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=examples(
         "golden sandbox create /var/tmp/sandbox    # a tiny distribution to try everything with",
@@ -110,13 +113,21 @@ def main() -> None:
             # The reader of our output went away (`golden list | head`): not an error of ours or theirs.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 141
+        except OSError as error:
+            told = host_error(error)
+            code = told.exit_code if told else _report_bug()
+            if told:
+                print_error(told)
         except Exception:
-            traceback.print_exc()
-            click.echo(
-                f"golden: this is a bug in golden {__version__}; please report it with the lines above", err=True
-            )
-            code = 1
+            code = _report_bug()
     sys.exit(code)
+
+
+def _report_bug() -> int:
+    """Print the exception that is being handled; returns the exit code."""
+    traceback.print_exc()
+    click.echo(f"golden: this is a bug in golden {__version__}; please report it with the lines above", err=True)
+    return 1
 
 
 def print_error(error: GoldenError) -> None:
@@ -182,6 +193,8 @@ for command in (
     status,
     verify_images,
     nightly,
+    step,
+    accept,
     bisect,
     sparrowdo,
     validate,

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from builder import clones
-from builder.cli.session import Session
+from builder.cli.session import Decorator
 from builder.errors import ConfigError
 from builder.store import default_state
 from builder.tools.domain import Forward, Nic
 from builder.units import MIB, parse_duration, parse_size
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def complete_name(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -53,7 +50,7 @@ def parse_seconds(_context: click.Context, _parameter: click.Parameter, text: st
 
 
 def parse_nics(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Nic, ...]:
-    """`user`, `network=NAME`, `bridge=NAME`, each one card."""
+    """`user`, `network=NAME`, `bridge=NAME`, `lan=NAME`, each one card."""
     cards = []
     for text in texts:
         kind, _, source = text.partition("=")
@@ -63,8 +60,10 @@ def parse_nics(_context: click.Context, _parameter: click.Parameter, texts: tupl
             cards.append(Nic(kind="network", source=source))
         elif kind == "bridge" and source:
             cards.append(Nic(kind="bridge", source=source))
+        elif kind == "lan" and source:
+            cards.append(Nic(kind="lan", source=source))
         else:
-            raise click.BadParameter(f"{text!r} is no network; write user, network=NAME or bridge=NAME")
+            raise click.BadParameter(f"{text!r} is no network; write user, network=NAME, bridge=NAME or lan=NAME")
     return tuple(cards) or (Nic(),)
 
 
@@ -90,11 +89,6 @@ def parse_forwards(_context: click.Context, _parameter: click.Parameter, texts: 
 one_name: Decorator = click.argument("name", shell_complete=complete_name)
 some_names: Decorator = click.argument(
     "names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_name
-)
-key_option: Decorator = click.option(
-    "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
-    help="Private SSH key that the image lets in.  [default: the project's]",
 )
 memory_option: Decorator = click.option(
     "--memory", "memory_mib", callback=parse_mib, metavar="SIZE", help="As '2 GiB'.  [default: the image's]"
@@ -141,7 +135,3 @@ def owner(pid: int | None, *, is_kept: bool) -> clones.Owner | None:
         raise ConfigError(f"there is no process {pid} to own the clone", try_next="--owner $$, or --keep")
     # A daemon's child belongs to nobody that ends.
     return found if wanted > 1 else None
-
-
-def project_key(session: Session) -> Path | None:
-    return session.project.ssh_key if session.has_project else None

@@ -15,13 +15,11 @@ from builder import clones, run
 from builder.cli.clone_options import (
     capacity,
     capacity_options,
-    key_option,
     one_name,
     parse_seconds,
-    project_key,
     some_names,
 )
-from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
+from builder.cli.session import Session, examples, json_option, key_option, pass_session, print_json, print_table
 from builder.clones import snapshots
 from builder.errors import ConfigError, HostError
 from builder.tools import libvirt, ssh
@@ -48,7 +46,7 @@ def _running(session: Session, name: str) -> Iterator[tuple[clones.Lease, libvir
 
 def _target(session: Session, name: str, key: Path | None) -> ssh.Target:
     with _running(session, name) as (lease, connection):
-        return clones.target(lease, connection=connection, key=key or lease.key or project_key(session))
+        return clones.target(lease, connection=connection, key=key or lease.key or session.key)
 
 
 @click.command(

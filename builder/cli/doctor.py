@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from builder import __version__, clones, preflight
+from builder import __version__, clones, preflight, soundness
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
-from builder.errors import HostError
+from builder.errors import HostError, VerifyError
 
 _MARKS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 
@@ -14,16 +14,23 @@ _MARKS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 @click.command(
     epilog=examples(
         "golden doctor",
+        "golden doctor --deep              # and read every byte that golden keeps",
         "golden doctor --json | jq '.findings[] | select(.state != \"ok\")'",
     )
 )
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Also read all builds, packages, channels, saved memory and downloads, and compare them with what they were.",
+)
 @json_option
 @pass_session
-def doctor(session: Session, as_json: bool) -> None:
+def doctor(session: Session, deep: bool, as_json: bool) -> None:
     """Look whether this machine can build and run images, and say what to do where it cannot.
 
     Boots a tiny kernel to see whether KVM works, and remembers the answer for all other commands.
-    Ends with 0 if golden can work here, and with 3 if something that it needs is missing.
+    Ends with 0 if golden can work here, with 3 if something that it needs is missing, and with 5 if --deep found
+    something damaged.
     """
     findings = preflight.examine(session.state, reporter=session.reporter)
     findings += [
@@ -31,6 +38,9 @@ def doctor(session: Session, as_json: bool) -> None:
         for fault in clones.faults(session.state)
     ]
     failed = [finding.check for finding in findings if finding.state == "fail"]
+    found = _read_all(session) if deep else []
+    damaged = [finding.check for finding in found if finding.state == "fail"]
+    findings += found
     if as_json:
         print_json(
             {
@@ -45,5 +55,14 @@ def doctor(session: Session, as_json: bool) -> None:
             [[_MARKS[finding.state], finding.check, finding.found, finding.remedy] for finding in findings],
             empty="",
         )
+    if damaged:
+        raise VerifyError(f"what golden keeps is damaged: {', '.join(damaged)}", try_next="what the table says")
     if failed:
         raise HostError(f"this machine lacks what golden needs: {', '.join(failed)}")
+
+
+def _read_all(session: Session) -> list[preflight.Finding]:
+    if not session.has_project:
+        return soundness.examine(session.state, reporter=session.reporter)
+    with session.signing() as signer:
+        return soundness.examine(session.state, reporter=session.reporter, own=session.store, signer=signer)

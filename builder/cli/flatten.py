@@ -43,6 +43,8 @@ def flatten(session: Session, image: str, rebuild: bool, dry_run: bool, as_json:
             click.echo("\n".join(f"{command.line}    # {command.title}" for command in commands))
         return
     with store.lock():
+        for path in (*store.remove_finished(), *store.remove_orphans()):
+            session.reporter.note(f"removed {path.name} that an earlier run left")
         forced = [name] if rebuild else []
         *_, planned = Decision(derived.project, store, [name], rebuild=forced, standing=derived.standing).plan()
         made = planned.build or flat.flatten(store, planned, derived.image, source, reporter=session.reporter)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from pathlib import Path
 
 import click
 
-from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
+from builder.cli.overview import Overview
+from builder.cli.session import (
+    Session,
+    examples,
+    images_option,
+    json_option,
+    key_option,
+    pass_session,
+    print_json,
+    print_table,
+)
 from builder.harness import ost
 
 _profile = click.option(
@@ -26,7 +35,7 @@ _folder = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Overview)
 def harness() -> None:
     """Folders and environments for harnesses that were written for other images."""
 
@@ -42,11 +51,7 @@ def harness() -> None:
 @_distribution
 @_folder
 @images_option
-@click.option(
-    "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
-    help="Private SSH key that the images let in.  [default: the project's]",
-)
+@key_option
 @click.option("--move", is_flag=True, help="Let images lead to other versions than so far.")
 @click.option("--dry-run", is_flag=True, help="Say what would be laid out.")
 @json_option
@@ -63,11 +68,11 @@ def install(
     as_json: bool,
 ) -> None:
     """Lay out a flat folder of the installed images, by links: nothing is copied, and an upgrade moves nothing."""
-    key = key or (session.project.ssh_key if session.has_project else None)
+    key = key or session.key
     layout = ost.plan(installed.absolute(), distribution=distribution, folder=folder.absolute(), key=key)
     found = ost.changes(layout) if dry_run else ost.install(layout, is_moved=move)
     if as_json:
-        print_json(json.loads(layout.model_dump_json()) | {"changes": [change.model_dump() for change in found]})
+        print_json(layout.model_dump(mode="json") | {"changes": [change.model_dump() for change in found]})
         return
     moved = {change.image: change for change in found}
     print_table(

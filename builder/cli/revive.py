@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json
+from builder.cli.session import Session, examples, images_option, json_option, key_of, pass_session, print_json
 from builder.harness import evidence
 from builder.harness.revival import Revival
 from builder.tools import libvirt
@@ -21,11 +20,7 @@ from builder.tools import libvirt
     )
 )
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True))
-@click.option(
-    "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
-    help="Private SSH key that the image lets in.  [default: the one that the test used]",
-)
+@key_of("the one that the test used")
 @click.option("--no-wait", is_flag=True, help="Do not wait until the clones answer on SSH.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and why the test failed.")
 @images_option
@@ -52,7 +47,7 @@ def revive(
             return
         revived = revival.open(bundle, key=key, is_waited=not no_wait)
     if as_json:
-        print_json([json.loads(one.model_dump_json()) for one in revived])
+        print_json([one.model_dump(mode="json") for one in revived])
         return
     click.echo(f"{found.test} failed: {found.why}")
     for one in revived:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from builder import clones, config, preflight
+from builder.cli.table import print_table as print_table
 from builder.model import Project
 from builder.preflight import Accelerator
 from builder.progress import Reporter
@@ -45,6 +43,11 @@ class Session:
     def has_project(self) -> bool:
         return self.file.exists()
 
+    @property
+    def key(self) -> Path | None:
+        """The project's private SSH key, if there are both."""
+        return self.project.ssh_key if self.has_project else None
+
     def signing(self) -> AbstractContextManager[Signer | None]:
         """The project's key for the time of the block; None if golden.toml says `unsigned = true`."""
         return openpgp.opened(self.project.publication.signing)
@@ -57,13 +60,15 @@ class Session:
         return found
 
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 pass_session = click.make_pass_decorator(Session)
 
-json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
 )
 
-images_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+images_option: Decorator = click.option(
     "--images",
     "installed",
     type=click.Path(path_type=Path, file_okay=False),
@@ -73,6 +78,18 @@ images_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option
     show_envvar=True,
     help="Folder of installed images.",
 )
+
+
+def key_of(default: str) -> Decorator:
+    """The option --key. default: whose key it is otherwise, for people."""
+    return click.option(
+        "--key",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
+        help=f"Private SSH key that the image lets in.  [default: {default}]",
+    )
+
+
+key_option: Decorator = key_of("the project's")
 
 
 def examples(*lines: str) -> str:
@@ -90,17 +107,3 @@ def duration(_context: click.Context, _parameter: click.Parameter, text: str) ->
 
 def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, sort_keys=False))
-
-
-def print_table(columns: list[str], rows: list[list[str]], *, empty: str) -> None:
-    """A table without a frame, so that it can be cut by other tools; `empty` is printed when there are no rows."""
-    if not rows:
-        click.echo(empty)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # Into a pipe or a file each row is one line, however long.
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000).print(table)

@@ -20,6 +20,7 @@ from builder.cli.session import (
     examples,
     images_option,
     json_option,
+    key_option,
     pass_session,
     print_json,
     print_table,
@@ -34,11 +35,6 @@ from builder.tools.sparrowdo import bootstrap, command
 from builder.tools.sparrowdo.command import Job
 from builder.units import format_seconds
 
-_key = click.option(
-    "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
-    help="Private SSH key that the image lets in.  [default: the project's]",
-)
 _user = click.option("--user", default="root", show_default=True, help="Whom Sparrowdo logs in as.")
 _timeout = click.option(
     "--timeout",
@@ -49,6 +45,7 @@ _timeout = click.option(
     metavar="TIME",
     help="For each sparrowfile, on a machine with KVM.",
 )
+_dry_run = click.option("--dry-run", is_flag=True, help="Print the commands that would run; start nothing.")
 
 
 @click.command(
@@ -87,9 +84,9 @@ _timeout = click.option(
     help="File of variables, NAME=value in each line.",
 )
 @_timeout
-@_key
+@key_option
 @images_option
-@click.option("--dry-run", is_flag=True, help="Print the commands that would run; start nothing.")
+@_dry_run
 @json_option
 @pass_session
 def sparrowdo(
@@ -118,7 +115,7 @@ def sparrowdo(
     """
     wanted = _jobs(sparrowfiles, user=user, sudo=sudo, repository=repository, tags=tags, secrets_file=secrets_file)
     if dry_run:
-        _print_commands(image, wanted, user=user, key=key or _project_key(session), is_kept=keep, as_json=as_json)
+        _print_commands(image, wanted, user=user, key=key or session.key, is_kept=keep, as_json=as_json)
         return
     bed = _bed(session, image, installed=installed, key=key, user=user, timeout_s=timeout_s, is_kept=keep)
     if logs is not None:
@@ -158,8 +155,9 @@ def sparrowdo(
 )
 @_user
 @_timeout
-@_key
+@key_option
 @images_option
+@_dry_run
 @json_option
 @pass_session
 def validate(
@@ -170,6 +168,7 @@ def validate(
     timeout_s: int,
     key: Path | None,
     installed: Path,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Run one quick test on one clone: whether the image is still one that tests can run on.
@@ -182,6 +181,9 @@ def validate(
         job = bootstrap.smoke_job(nonce)
     else:
         (job,) = _jobs([sparrowfile], user=user, sudo=False, repository=None, tags=(), secrets_file=None)
+    if dry_run:
+        _print_commands(image, [job], user=user, key=key or session.key, is_kept=False, as_json=as_json)
+        return
     bed = _bed(session, image, installed=installed, key=key, user=user, timeout_s=timeout_s, is_kept=False)
     with tempfile.TemporaryDirectory(prefix="golden-logs-") as folder:
         log = Path(folder) / "validate.log"
@@ -247,7 +249,7 @@ def _bed(
     session: Session, image: str, *, installed: Path, key: Path | None, user: str, timeout_s: float, is_kept: bool
 ) -> Bed:
     name, _, version = image.partition("@")
-    key = key or _project_key(session)
+    key = key or session.key
     if key is None:
         raise ConfigError("Sparrowdo needs a key, and there is no project that has one", try_next="--key FILE")
     command.program()
@@ -280,10 +282,6 @@ def _only_bootstrapped(session: Session) -> str:
             try_next=f"golden validate {' or '.join(names) or 'IMAGE'}",
         )
     return names[0]
-
-
-def _project_key(session: Session) -> Path | None:
-    return session.project.ssh_key if session.has_project else None
 
 
 def _print_commands(

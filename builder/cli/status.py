@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +69,7 @@ def _channel(session: Session, *, prefix: str, repo_file: Path | None) -> dict[s
 
 
 def _facts(found: Status) -> dict[str, object]:
-    facts = json.loads(found.model_dump_json())
+    facts = found.model_dump(mode="json")
     for entry, one in zip(facts["images"], found.images, strict=True):
         entry |= {"is_behind": one.is_behind, "is_free": one.is_free}
     return dict(facts) | {"free_bytes": found.free_bytes}

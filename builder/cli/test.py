@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from pathlib import Path
@@ -70,6 +69,13 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
 @click.option(
     "--keep-for", "keep_s", callback=duration, default="14 d", show_default=True, help="Then results are removed."
 )
+@click.option(
+    "--warm/--cold",
+    "is_warm",
+    default=True,
+    envvar="GOLDEN_WARM",
+    help="Save an image's memory when a second machine of it is wanted / boot all.  [default: warm]",
+)
 @click.option("--list", "is_list", is_flag=True, help="Print what would run, and run nothing.")
 @click.option("--dry-run", is_flag=True, help="The same, with machines and memory.")
 @images_option
@@ -86,6 +92,7 @@ def test(
     keep_pass: tuple[Kind, ...],
     keep_fail: tuple[Kind, ...],
     keep_s: int,
+    is_warm: bool,
     is_list: bool,
     dry_run: bool,
     installed: Path,
@@ -101,7 +108,7 @@ def test(
     if is_list:
         _print_list(tests, as_json=as_json)
         return
-    lab = open_lab(file=session.file, state=session.state, images=installed)
+    lab = open_lab(file=session.file, state=session.state, images=installed, is_warm=is_warm)
     planned = suite.jobs(tests, images=images, lab=lab)
     if dry_run:
         _print_plan(planned, as_json=as_json)
@@ -132,7 +139,7 @@ def test(
             note=session.reporter.note,
         )
     if as_json:
-        print_json(json.loads(summary.model_dump_json()) | {"folder": str(place)})
+        print_json(summary.model_dump(mode="json") | {"folder": str(place)})
     else:
         _print_summary(summary, place)
     _need_green(summary, place)
@@ -145,7 +152,7 @@ def _with_accelerator(lab: Lab, session: Session) -> Lab:
 
 def _print_list(tests: list[Test], *, as_json: bool) -> None:
     if as_json:
-        print_json([json.loads(test.model_dump_json()) for test in tests])
+        print_json([test.model_dump(mode="json") for test in tests])
         return
     print_table(
         ["TEST", "IMAGES", "MACHINES", "RUNS", "KNOWN TO FAIL"],
@@ -165,7 +172,7 @@ def _print_list(tests: list[Test], *, as_json: bool) -> None:
 
 def _print_plan(planned: list[schedule.Job], *, as_json: bool) -> None:
     if as_json:
-        print_json([json.loads(job.model_dump_json()) for job in planned])
+        print_json([job.model_dump(mode="json") for job in planned])
         return
     print_table(
         ["IMAGE", "TESTS", "MACHINES", "MEMORY"],

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from builder import faults
 from builder.clones import identity
 from builder.clones.leases import CONSOLE, DISK, SEED, Lease
 from builder.tools import qemu_img
@@ -26,7 +27,9 @@ def lay_overlay(place: Path, backing: Path, files: Sequence[Path], *, like: Path
     else:
         qemu_img.create_overlay(aside, backing)
         qemu_img.verify_chain(aside, list(files))
+    faults.place("clone.aside")
     aside.replace(place / DISK)
+    faults.place("clone.overlay")
 
 
 def extra_disk(place: Path, number: int) -> Path:

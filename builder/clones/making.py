@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder import store
+from builder import faults, store
 from builder.clones import orders, pins
 from builder.clones.layout import extra_disk, lay_overlay
 from builder.clones.leases import DISK, SEED, Lease, Pin, directory, lock, part, whole_leases, write
@@ -86,6 +86,7 @@ class _Maker:
         made = []
         with pins.locked(self._state):
             held = {file: self._hold(source) for file, source in self._sources.items()}
+            faults.place("clone.held")
             for order in self._wanted:
                 file = order.source.file
                 place = directory(self._state, order.name)
@@ -136,6 +137,7 @@ def _take_place(order: Order, lease: Lease, place: Path) -> Lease:
     lease = orders.with_own_key(order, lease, aside)
     write(lease, aside)
     aside.rename(place)
+    faults.place("clone.leased")
     store.sync_directory(place.parent)
     gone = [str(pin.path) for pin in lease.pins if not pin.path.exists()]
     if gone:

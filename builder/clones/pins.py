@@ -22,6 +22,7 @@ from pathlib import Path
 from builder import store
 from builder.clones.leases import Lease, Pin, whole_leases
 from builder.errors import VerifyError
+from builder.faults import place as come_to
 from builder.model import Frozen, ImageId
 
 
@@ -66,6 +67,7 @@ def _link(file: Path, name: Path) -> None:
     aside.unlink(missing_ok=True)
     os.link(file, aside)
     aside.replace(name)
+    come_to("clone.linked")
 
 
 def _pin(path: Path, original: Path, id: ImageId) -> Pin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from builder import faults
 from builder.clones import pins, saved
 from builder.clones.leases import directory, lock, need_known, part
 from builder.errors import HostError
@@ -26,10 +27,12 @@ def remove(name: str, *, state: Path, connection: Connection) -> None:
     place = directory(state, name)
     if domain is not None and (label := read_label(domain.xml())) is not None and label.work == place:
         domain.remove()
+        faults.place("clone.off")
     aside = part(place)
     shutil.rmtree(aside, ignore_errors=True)
     if place.exists():
         place.rename(aside)
+        faults.place("clone.gone")
         shutil.rmtree(aside)
 
 

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from builder import store
 from builder.clones import agent
 from builder.clones.leases import Lease, Pin
-from builder.errors import ToolError
+from builder.errors import ToolError, VerifyError
 from builder.model import Frozen
 from builder.tools import saved_memory, ssh
 from builder.tools.domain import MACHINES, Machine, Nic
@@ -63,6 +63,7 @@ class Saved(Frozen):
     """`warm.json`. pins: of the chain that its disk stands on, the disk itself first. uuid, mac: of the saved machine.
 
     cold_s: seconds from start to the answer on SSH when it was booted. size_bytes: of memory and disk.
+    memory_crc32: of the memory as it was saved, less the definition before it, which changes.
     """
 
     format: int = 1
@@ -72,6 +73,7 @@ class Saved(Frozen):
     mac: str
     cold_s: float
     size_bytes: int
+    memory_crc32: int
     made: str
 
 
@@ -170,6 +172,10 @@ def resume(saved: Saved, place: Path, machine: Machine, *, connection: Connectio
     if (place / "nvram.fd").exists():
         shutil.copyfile(place / "nvram.fd", machine.label.work / "nvram.fd")
     memory = place / "memory"
+    if saved_memory.checksum(memory) != saved.memory_crc32:
+        raise VerifyError(
+            f"the saved memory of {saved.stem} was changed after it was saved: {memory}", try_next=f"rm -r {place}"
+        )
     saved_memory.write(memory, saved_memory.resumed_xml(saved_memory.read(memory).xml, machine))
     connection.restore(memory)
 

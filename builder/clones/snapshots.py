@@ -12,7 +12,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder import run, store
+from builder import faults, run, store
 from builder.clones import pins
 from builder.clones.leases import DISK, Lease, directory, find, lock, need_known
 from builder.clones.memory import Capacity, host_capacity, reserved
@@ -66,6 +66,7 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
         try:
             if domain is not None and is_on:
                 domain.save(aside / _MEMORY)
+                faults.place("snapshot.saved")
             try:
                 _copy(_files(directory(state, name)), aside)
             finally:
@@ -79,6 +80,7 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
             )
             store.write_atomically(aside / "snapshot.json", found.model_dump_json(indent=2) + "\n")
             aside.rename(place)
+            faults.place("snapshot.named")
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return found

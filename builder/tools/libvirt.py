@@ -13,7 +13,7 @@ from typing import Self
 
 import libvirt
 
-from builder import run
+from builder import faults, run
 from builder.errors import HostError, ToolError
 
 _POLL_S = 0.2
@@ -26,12 +26,15 @@ _UNDEFINE = (
 )
 
 
+_GONE = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_STORAGE_POOL)
+
+
 class PortTaken(ToolError):
     """Another process took the forwarded port between asking for a free one and QEMU's start. Ask for another."""
 
 
 class Vanished(ToolError):
-    """libvirt no longer knows the machine: somebody else removed it in the meantime."""
+    """libvirt no longer knows the machine, or the pool: somebody else removed it in the meantime."""
 
 
 class Domain:
@@ -67,6 +70,7 @@ class Domain:
         """Start a defined machine. Raises PortTaken or ToolError."""
         with _asking(f"start the machine '{self.name}'"):
             self._handle.create()
+        faults.place("machine.started")
 
     def switch_to(self, file: Path, *, target: str = "vda") -> None:
         """From now on the machine writes to `file`, a new overlay of what it wrote to before; that stays as it is.
@@ -155,6 +159,29 @@ class Domain:
                 self._handle.undefineFlags(_UNDEFINE)
 
 
+class Pool:
+    """A storage pool: a folder in which libvirt, and with it virt-install, knows the files."""
+
+    def __init__(self, handle: libvirt.virStoragePool) -> None:
+        self._handle = handle
+        self.name: str = handle.name()
+
+    def folder(self) -> Path | None:
+        """None for a pool that is no folder."""
+        with _asking(f"look at the storage pool '{self.name}'"):
+            path = ET.fromstring(self._handle.XMLDesc()).findtext("target/path")
+        return Path(path) if path else None
+
+    def remove(self) -> None:
+        """Make libvirt forget it. The folder stays, with all that is in it."""
+        with _asking(f"remove the storage pool '{self.name}'"), _unless(libvirt.VIR_ERR_NO_STORAGE_POOL):
+            is_kept = self._handle.isPersistent()
+            if self._handle.isActive():
+                self._handle.destroy()
+            if is_kept:
+                self._handle.undefine()
+
+
 class Connection:
     """One connection to libvirt; a context manager. Made by `connect`."""
 
@@ -192,7 +219,9 @@ class Connection:
     def define(self, domain_xml: str) -> Domain:
         """Make libvirt know a machine, switched off. Raises ToolError, also if another has its name."""
         with _asking("define a machine"):
-            return Domain(self._handle.defineXMLFlags(domain_xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
+            found = Domain(self._handle.defineXMLFlags(domain_xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE))
+        faults.place("machine.defined")
+        return found
 
     def restore(self, file: Path) -> None:
         """Let a machine go on whose memory `Domain.save` wrote. Raises PortTaken or ToolError."""
@@ -222,6 +251,37 @@ class Connection:
                     domain.remove()
                     removed.append(domain.name)
         return removed
+
+    @contextlib.contextmanager
+    def storage_pool(self, folder: Path, *, name: str) -> Iterator[None]:
+        """`folder` is a pool inside the block, and none after it. For virt-install, which else makes one that stays.
+
+        It makes one, started with the host from then on, for the folder of each file that is in no pool yet.
+        Source: virtinst/diskbackend.py, manage_path; 4.1. A libvirt that knows no pools is asked for none there, too.
+        """
+        try:
+            with _asking(f"make a storage pool of {folder}"), _unless(libvirt.VIR_ERR_NO_SUPPORT):
+                self._handle.storagePoolCreateXML(pool_xml(folder, name=name))
+            yield
+        finally:
+            for pool in self.pools():
+                if pool.name == name:
+                    pool.remove()
+
+    def pools(self) -> list[Pool]:
+        """All that libvirt knows, active or not, golden's or not; none where it has no storage driver."""
+        with _asking("list the storage pools"), _unless(libvirt.VIR_ERR_NO_SUPPORT):
+            return [Pool(handle) for handle in self._handle.listAllStoragePools()]
+        return []
+
+    def pools_below(self, folder: Path) -> list[Pool]:
+        """Those whose folders are `folder` or in it. The pools of others may go while it looks."""
+        found = []
+        for pool in self.pools():
+            with contextlib.suppress(Vanished):
+                if (place := pool.folder()) is not None and place.is_relative_to(folder):
+                    found.append(pool)
+        return found
 
     def versions(self) -> dict[str, str]:
         """Of libvirt's daemon and of the QEMU that it uses; "9.0.0"."""
@@ -266,6 +326,14 @@ def connect(uri: str | None = None) -> Connection:
         ) from error
 
 
+def pool_xml(folder: Path, *, name: str) -> str:
+    """Source: formatstorage, a pool of the type "dir"."""
+    pool = ET.Element("pool", type="dir")
+    ET.SubElement(pool, "name").text = name
+    ET.SubElement(ET.SubElement(pool, "target"), "path").text = str(folder)
+    return ET.tostring(pool, encoding="unicode")
+
+
 def _print_nothing(_context: object, _error: object) -> None:
     pass
 
@@ -286,7 +354,7 @@ def _asking(what: str) -> Iterator[None]:
     except libvirt.libvirtError as error:
         message = error.get_error_message() or str(error)
         kind: type[ToolError] = ToolError
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+        if error.get_error_code() in _GONE:
             kind = Vanished
         elif "Could not set up host forwarding rule" in message:  # QEMU has no code for it; from its net/slirp.c
             kind = PortTaken

@@ -1,13 +1,14 @@
 """OpenPGP keys that sign: the project's own from a file, or one that the user's gpg has. `gpg` is the reader's side.
 
 A key from a file is taken into a keyring of its own for the time of the work, in memory, at a short path: gpg-agent's
-socket needs one. No agent is left behind.
+socket needs one. No agent is left behind; what a golden that was killed left is cleared by the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from builder.store import write_atomically
 
 # What every rpm since EL7 verifies, and 128 bits of security (NIST SP 800-57): rpm learned Ed25519 later.
 _ALGORITHM = "rsa3072"
+_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,16 @@ def make_key(file: Path, *, name: str) -> None:
         secret = run.query([*_gpg(home), "--armor", "--export-secret-keys"], why="write the signing key")
     file.parent.mkdir(mode=0o700, exist_ok=True)
     write_atomically(public_file(file), signer.public_key)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(secret)
+    # Whole or not at all, never over another one, and at no time for other eyes.
+    handle, part = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(secret)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(part, file)
+    finally:
+        Path(part).unlink()
 
 
 def owner(project: str) -> str:
@@ -154,14 +164,32 @@ def _ids(listed: str) -> frozenset[str]:
 
 @contextlib.contextmanager
 def _keyring() -> Iterator[Path]:
-    memory = Path("/dev/shm")
+    memory = _MEMORY if os.access(_MEMORY, os.W_OK) else Path("/tmp")
+    for left in memory.glob("golden-key-*"):
+        if _is_left(left):
+            _end_agent(left)
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix="golden-key-", dir=memory if os.access(memory, os.W_OK) else "/tmp", ignore_cleanup_errors=True
+        prefix=f"golden-key-{os.getpid()}-", dir=memory, ignore_cleanup_errors=True
     ) as folder:
         try:
             yield Path(folder)
         finally:
-            run.query(["gpgconf", "--homedir", folder, "--kill", "all"], why="end gpg's agent", ok=(0, 1, 2))
+            _end_agent(Path(folder))
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether it is the keyring of a golden of this user's that was killed: the secret key must not lie about."""
+    process = folder.name.removeprefix("golden-key-").partition("-")[0]
+    try:
+        is_ours = folder.lstat().st_uid == os.geteuid() and not folder.is_symlink()
+    except FileNotFoundError:
+        return False
+    return is_ours and process.isdigit() and not Path("/proc", process).exists()
+
+
+def _end_agent(home: Path) -> None:
+    run.query(["gpgconf", "--homedir", home, "--kill", "all"], why="end gpg's agent", ok=(0, 1, 2))
 
 
 def _gpg(home: Path) -> list[str | Path]:

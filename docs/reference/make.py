@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +13,22 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import click
 from pydantic import BaseModel
 
-from builder import config, config_publication, config_steps, sources
+from builder import (
+    config,
+    config_distributions,
+    config_images,
+    config_publication,
+    config_steps,
+    config_values,
+    sources,
+)
 from builder.cli import golden
+from builder.errors import exit_codes
+from builder.model import Build, ImageId
 from builder.units import format_seconds
 
 HERE = Path(__file__).parent
+_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _NOTE = "<!-- Made by make.py out of the code; do not edit. -->\n"
 
 
@@ -24,6 +37,9 @@ def pages() -> dict[str, str]:
     return {
         "commands.md": f"{_NOTE}# Commands\n\n" + "\n".join(_command(path, it) for path, it in _commands(golden)),
         "golden-toml.md": f"{_NOTE}# Keys of golden.toml\n\n" + "\n".join(_tables()),
+        "build-json.md": f"{_NOTE}# build.json\n\n{_build_json()}",
+        "build.schema.json": json.dumps(Build.model_json_schema(), indent=2) + "\n",
+        "exit-codes.md": f"{_NOTE}# Exit codes\n\n{_exit_codes()}",
     }
 
 
@@ -88,10 +104,10 @@ def _tables() -> Iterator[str]:
     yield _model("[publish]", config_publication.RawPublish)
     yield _model("[retention]", config_publication.RawRetention)
     yield _model("[retention.channel.NAME]", config_publication.RawRule)
-    yield _model("[distribution.NAME]", config._Distribution)
+    yield _model("[distribution.NAME]", config_distributions.RawDistribution)
     yield _model("source of a distribution", sources.RawSource)
-    yield _model("limits of a distribution", config._Limits)
-    yield _model("[image.DISTRIBUTION-LAYER]", config._Image)
+    yield _model("limits of a distribution", config_distributions.RawLimits)
+    yield _model("[image.DISTRIBUTION-LAYER]", config_images.RawImage)
     models: dict[str, Any] = dict(config_steps._MODELS)
     yield "## steps of an image\n\n" + _table(
         ("step", "runs", "options", "`timeout` without it"),
@@ -119,9 +135,13 @@ def _model(title: str, model: type[BaseModel]) -> str:
 
 def _takes(name: str, hint: Any) -> str:
     hint = _given(hint)
-    durations = (config.Duration, config_publication.Duration)
-    for aliases, words in (((config.Size,), "a size"), (durations, "a duration"), ((config.Hash,), "a hash")):
-        if hint in aliases:
+    for alias, words in (
+        (config_values.Size, "a size"),
+        (config_values.Duration, "a duration"),
+        (config.Hash, "a hash"),
+        (config_images.KeptKeys, "a table of paths and files"),
+    ):
+        if hint == alias:
             return words
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
@@ -146,9 +166,60 @@ def _given(hint: Any) -> Any:
 def _plain(default: Any, hint: Any) -> str:
     if default in (None, "", [], {}) or isinstance(default, BaseModel):
         return ""
-    if _given(hint) == config.Duration:
-        return format_seconds(default)
+    if _given(hint) == config_values.Duration:
+        unit, seconds = next(it for it in _DURATIONS if default % it[1] == 0)
+        return f'`"{default // seconds} {unit}"`'
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+# --- build.json, exit codes
+
+
+def _build_json() -> str:
+    rows = []
+    meanings = {name: text for names, text in _described(Build) for name in names.split(", ")}
+    hints = get_type_hints(Build, include_extras=True)
+    for name, field in Build.model_fields.items():
+        needed = "yes" if field.is_required() else ""
+        rows.append((f"`{name}`", _json_kind(hints[name]), needed, meanings.get(name, "")))
+    return (
+        "The facts of a build, IMAGE-VERSION.json beside its qcow2 in the store and in its RPM. They are written last: "
+        "what has none is no build. [The same as JSON Schema](build.schema.json).\n\n"
+        + _table(("key", "holds", "always there", "what"), rows)
+        + "\n`IMAGE` is `{"
+        + ", ".join(f'"{name}": {_json_kind(hint)}' for name, hint in get_type_hints(ImageId).items())
+        + "}`; the SHA-256 is of the qcow2.\n"
+    )
+
+
+def _described(model: type[BaseModel]) -> list[tuple[str, str]]:
+    """Of a docstring's `name, other: what it is.` sentences."""
+    text = " ".join(inspect.cleandoc(model.__doc__ or "").partition("\n\n")[2].split())
+    parts = re.split(r"(?:^|(?<=\.) )((?:[a-z_]+, )*[a-z_0-9]+): ", text)[1:]
+    return [(names, what.rstrip(".")) for names, what in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _json_kind(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join("null" if it is type(None) else _json_kind(it) for it in get_args(hint))
+    if get_origin(hint) is Annotated:
+        return _json_kind(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return " or ".join(f"`{json.dumps(value)}`" for value in get_args(hint))
+    if get_origin(hint) is dict:
+        return "a table of texts"
+    if get_origin(hint) is tuple:
+        return {str: "a list of texts"}.get(get_args(hint)[0], "a list of tables")
+    return {str: "text", bool: "true or false", int: "whole number", ImageId: "`IMAGE`"}.get(hint, "a table")
+
+
+def _exit_codes() -> str:
+    rows = [(str(code), meaning) for code, meaning in exit_codes().items()]
+    return (
+        "What `golden` ends with. Commands that hand over to another program (`clone ssh`, `clone exec`, `shell`, "
+        "`sparrowdo`) end with its status, `clone exec` with 124 for one that was late; of "
+        "several that fit a night, [nights](../nightly.md) say which.\n\n" + _table(("code", "what it means"), rows)
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

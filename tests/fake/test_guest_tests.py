@@ -87,7 +87,7 @@ def test_tests_that_cannot_run_are_an_error_with_pytests_words(fake: Fake, tmp_p
 
 
 def test_a_guest_that_dies_ends_the_tests(fake: Fake, tmp_path: Path) -> None:
-    fake("ssh", 'for last; do :; done; [ "$last" = clone ] || sleep 60')
+    fake("ssh", 'for last; do :; done; [ "$last" = clone ] || sleep 1000')
     begin = time.monotonic()
 
     def died() -> None:
@@ -105,4 +105,4 @@ def test_a_guest_that_dies_ends_the_tests(fake: Fake, tmp_path: Path) -> None:
             time_factor=1,
             watch=died,
         )
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 500

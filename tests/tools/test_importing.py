@@ -8,7 +8,8 @@ import pytest
 
 from builder import bases, importing
 from builder.errors import ConfigError, VerifyError
-from builder.model import Build, Image, Source
+from builder.media import Source
+from builder.model import Build, Image
 from builder.run import query
 from builder.store import Store, sha256
 from builder.tools import qemu_img

@@ -5,6 +5,7 @@ Needs a running libvirtd; without one these tests fail with libvirt's message an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,11 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from builder import pipeline, preflight
 from builder.errors import HostError, Interrupted, ToolError
+from builder.progress import Reporter
+from builder.store import Store
 from builder.tools import qemu_img
 from builder.tools.domain import Disk, Label, Machine, domain_xml, read_label
 from builder.tools.free_port import free_port
-from builder.tools.libvirt import Connection, Domain, PortTaken, connect
+from builder.tools.libvirt import Connection, Domain, PortTaken, connect, default_uri
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +229,69 @@ def test_machines_of_others_may_vanish_while_it_is_looked_for_what_is_left(
         return False
 
     assert connection.destroy_matching(gone_by_now) == []
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt, Interrupted])
+def test_a_folder_is_a_storage_pool_inside_the_block_alone(
+    connection: Connection, open_path: Path, error: type[BaseException] | None
+) -> None:
+    name = f"golden-test-{uuid.uuid4().hex[:12]}"
+    with (
+        pytest.raises(error) if error else contextlib.nullcontext(),
+        connection.storage_pool(open_path, name=name),
+    ):
+        assert [pool.name for pool in connection.pools_below(open_path.parent) if pool.name == name] == [name]
+        if error:
+            raise error
+    assert connection.pools_below(open_path) == []
+
+
+@pytest.fixture
+def left_pools(open_path: Path) -> Iterator[Store]:
+    """A store with a pool of a golden that was killed, one that virt-install made, and beside them somebody's own."""
+    store = Store(open_path / "state", "demo")
+    folders = {"killed": store.work / "x-base-20261121.1", "made": store.work / "x-base-20261121.2", "own": open_path}
+    names = {kind: f"golden-test-{kind}-{uuid.uuid4().hex[:8]}" for kind in folders}
+    for kind, folder in folders.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        verb = "pool-create-as" if kind == "killed" else "pool-define-as"
+        virsh(verb, names[kind], "dir", "--target", str(folder))
+    virsh("pool-start", names["made"])
+    yield store
+    with connect() as connection:
+        left = [pool.name for pool in connection.pools_below(open_path)]
+    virsh("pool-undefine", names["own"])
+    assert left == [names["own"]]
+
+
+def virsh(*words: str) -> None:
+    subprocess.run(["virsh", "--connect", default_uri(), *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_pools_that_an_earlier_run_left_go_and_those_of_others_stay(
+    connection: Connection, left_pools: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(pool.name for pool in connection.pools_below(left_pools.work))
+    pipeline.clear(left_pools, connection, reporter=Reporter("plain"))
+    said = sorted(line.split()[-6] for line in capsys.readouterr().err.splitlines())
+    assert (len(names), said) == (2, names)
+
+
+def test_the_doctor_names_a_pool_that_a_killed_golden_left(
+    connection: Connection, left_pools: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_KVM", left_pools.root / "no-kvm")
+
+    def named() -> dict[str, str]:
+        found = preflight.examine(left_pools.state, reporter=Reporter("quiet"))
+        return {finding.found.split(":")[0]: finding.remedy for finding in found if finding.check == "storage pool"}
+
+    names = {pool.name for pool in connection.pools_below(left_pools.work)}
+    with left_pools.lock():  # this process lives: they may be of a build under way
+        assert named() == {}
+    (left_pools.root / "lock").write_text("pid 4999999 since then: golden build\n")  # above the kernel's limit of 2^22
+    assert named() == {name: f"virsh pool-destroy {name}" for name in names}
+    pipeline.clear(left_pools, connection, reporter=Reporter("quiet"))
 
 
 def test_versions_are_told(connection: Connection) -> None:

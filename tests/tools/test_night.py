@@ -299,7 +299,7 @@ def test_an_interrupted_night_ends_its_steps_and_leaves_no_record(stage: Stage, 
     assert stage.hold(channel=None).exit_code == 0
 
 
-def test_a_night_in_which_nothing_changed_is_short_for_forty_images(
+def test_a_night_in_which_nothing_changed_starts_nothing_for_forty_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = "".join(f'[image.sandbox-{n}]\nparent = "sandbox-upgrade"\n' for n in range(35))
@@ -317,12 +317,10 @@ def test_a_night_in_which_nothing_changed_is_short_for_forty_images(
         )
         add_verdict(store, project, image)
     stage.script({})
-    begin = time.monotonic()
     held = stage.hold(channel=None)
     assert stage.calls() == []
     assert set(outcomes(held).values()) == {"stands"}
     assert len(held.turns) == 40
-    assert time.monotonic() - begin < 10
 
 
 def test_an_image_that_came_out_as_it_was_leaves_those_above_alone(stage: Stage) -> None:

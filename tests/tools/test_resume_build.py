@@ -20,7 +20,8 @@ from builder.checkpoints import left
 from builder.decision import Decision
 from builder.errors import ToolError, VerifyError
 from builder.layer import domain_prefix
-from builder.model import Build, Image, Project, Repository
+from builder.media import Repository
+from builder.model import Build, Image, Project
 from builder.pipeline import Pipeline
 from builder.plan import Planned
 from builder.preflight import Accelerator

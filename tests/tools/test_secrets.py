@@ -16,9 +16,10 @@ from builder import starter
 from builder.config import load
 from builder.errors import ConfigError, HostError
 from builder.progress import Reporter
+from builder.publication import Signing
 from builder.seal import OPERATION
 from builder.store import Store
-from builder.tools import guestfs
+from builder.tools import guestfs, openpgp
 from builder.tools.guestfs import Operation
 from tests.builds import add_chain
 
@@ -210,3 +211,19 @@ def test_a_script_that_others_could_read_before_is_replaced(tmp_path: Path) -> N
     guestfs.write_scripts([Operation(name="a", script="new\n", timeout_s=1)], tmp_path)
     assert stat.S_IMODE(old.stat().st_mode) == 0o700
     assert old.read_text().endswith("new\n")
+
+
+def test_the_keyring_of_a_golden_that_was_killed_goes_with_the_next(tmp_path: Path, signing: Signing) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from builder.publication import Signing; "
+        "from builder.tools import openpgp\n"
+        "with openpgp.opened(Signing(file=Path(sys.argv[1]))) as signer:\n"
+        "    print(signer.home, flush=True); os.kill(os.getpid(), 9)"
+    )
+    argv = [sys.executable, "-c", script, str(signing.file)]
+    killed = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    home = Path(killed.stdout.strip())
+    assert (killed.returncode, home.is_dir()) == (-9, True)
+    with openpgp.opened(signing) as signer:
+        assert signer is not None
+    assert not home.exists()

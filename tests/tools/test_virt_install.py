@@ -18,13 +18,15 @@ from builder.config import load
 from builder.construction import say_what_is_odd
 from builder.decision import Decision
 from builder.layer import Bench
-from builder.model import Project, Source
+from builder.media import Source
+from builder.model import Project
 from builder.pipeline import Pipeline
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store
 from builder.tools import qemu_img, virt_install
+from builder.tools.libvirt import connect
 from builder.tools.virt_install import Installation
 from builder.tools.webserver import serving
 from builder.workshop import Host
@@ -92,10 +94,20 @@ def make_installation(project: Project, image: str, source: Source, work: Path) 
 
 
 def definitions(installation: Installation) -> list[ET.Element]:
-    """The machine that installs, and the one that is left; virt-install prints two documents."""
-    printed = query(
-        [*virt_install.argv(installation), "--print-xml"], why="ask virt-install for its machines", timeout_s=120
-    )
+    """The machine that installs, and the one that is left; virt-install prints two documents.
+
+    It makes its storage pools for that, too, unless there is one: none is left.
+    """
+    work = installation.disk.parent
+    with connect() as connection:
+        with connection.storage_pool(work, name=installation.domain):
+            printed = query(
+                [*virt_install.argv(installation), "--print-xml"],
+                why="ask virt-install for its machines",
+                timeout_s=120,
+            )
+            assert [pool.name for pool in connection.pools_below(work.parent)] == [installation.domain]
+        assert connection.pools_below(work.parent) == []
     return list(ET.fromstring(f"<machines>{printed}</machines>"))
 
 
@@ -190,7 +202,9 @@ def test_a_dvd_is_taken(tree: Path, open_path: Path) -> None:
     first, _ = definitions(make_installation(project, "rocky9-base", Source(dvd=str(dvd)), open_path / "work"))
     drive = first.find("devices/disk[@device='cdrom']/source")
     assert drive is not None
-    assert drive.get("file") == str(dvd)
+    link = open_path / "work/dvd.iso"
+    assert drive.get("file") == str(link)
+    assert link.readlink() == dvd
     assert "\ncdrom\n" in (open_path / "work/rocky9-base.ks").read_text()
 
 
@@ -209,7 +223,7 @@ def pipeline(tree: Path, open_path: Path) -> Pipeline:
 
 
 def test_a_dry_run_serves_the_folder_where_the_kickstart_looks_for_it(pipeline: Pipeline, tree: Path) -> None:
-    serve, _, install, *_ = [command.line for command in pipeline.dry_run(["new1-base"], rebuild=[])["new1-base"]]
+    serve, _, _, install, *_ = [command.line for command in pipeline.dry_run(["new1-base"], rebuild=[])["new1-base"]]
     found = re.fullmatch(rf"python3 -m http.server --bind 127.0.0.1 --directory {tree} (\d+) &", serve)
     assert found is not None, serve
     assert f"--location {tree} " in install

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder import customize
-from builder.model import Repository
+from builder.media import Repository
 from builder.steps import ARTIFACTS, Artifact, Artifacts, RootPassword
 
 PACKAGES = (

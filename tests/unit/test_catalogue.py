@@ -22,7 +22,8 @@ from builder.config import load
 from builder.decision import Decision
 from builder.derived import image_of
 from builder.errors import ConfigError
-from builder.model import Distribution, Image, Project, Source
+from builder.media import Source
+from builder.model import Distribution, Image, Project
 from builder.store import Store
 from tests.builds import make_build
 

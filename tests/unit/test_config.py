@@ -6,13 +6,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.catalogue import catalogue
 from builder.config import load
 from builder.errors import ConfigError
-from builder.model import Source
+from builder.media import Source
 from builder.steps import Install, Run, Shell, Upgrade
 from builder.toml_lines import key_lines
 
@@ -180,8 +180,6 @@ def test_the_catalogue_is_right_by_itself(tmp_path: Path) -> None:
     assert set(load(file).distributions) == set(catalogue())
 
 
-# No deadline: how long a busy machine takes to write a file says nothing.
-@settings(deadline=None)
 @given(
     st.recursive(
         st.integers() | st.booleans() | st.text(max_size=5),

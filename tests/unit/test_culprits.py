@@ -8,7 +8,7 @@ import pytest
 
 from builder import culprits, verdicts
 from builder.errors import ConfigError
-from builder.model import Repository
+from builder.media import Repository
 from builder.packages import Change, compare
 from builder.store import Store
 from builder.verdicts import Check

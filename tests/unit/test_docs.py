@@ -12,7 +12,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from builder import config, config_publication, private
+from builder import config, config_distributions, config_images, config_publication, private
 from builder.cli import golden
 from builder.harness import declaration
 
@@ -22,7 +22,7 @@ PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
 
 def test_the_reference_is_what_the_code_says() -> None:
     made = runpy.run_path(str(TOP / "docs/reference/make.py"))["pages"]()
-    assert set(made) == {page.name for page in (TOP / "docs/reference").glob("*.md")}
+    assert set(made) == {it.name for it in (TOP / "docs/reference").iterdir() if it.suffix in (".md", ".json")}
     for name, text in made.items():
         found = (TOP / "docs/reference" / name).read_text(encoding="utf-8")
         assert found == text, f"docs/reference/{name} is out of date; run: make reference"
@@ -32,8 +32,8 @@ def test_the_reference_is_what_the_code_says() -> None:
     "model",
     [
         config._Project,
-        config._Distribution,
-        config._Image,
+        config_distributions.RawDistribution,
+        config_images.RawImage,
         config_publication.RawSigning,
         config_publication.RawPublish,
         config_publication.RawRetention,
@@ -71,6 +71,15 @@ def typed(page: Path) -> list[str]:
 def test_the_commands_shown_exist_with_their_options(page: Path) -> None:
     for line in typed(page):
         assert (wrong := misused(line)) is None, f"{page.name}: {line}: {wrong}"
+
+
+@pytest.mark.parametrize("name", ["Jenkinsfile", "Jenkinsfile.sparrowdo"])
+def test_the_commands_of_jenkins_exist_with_their_options(name: str) -> None:
+    text = (TOP / "ci" / name).read_text(encoding="utf-8")
+    lines = re.findall(r"(?:sh '|^ *)(golden [^'\n]*)", text, flags=re.MULTILINE)
+    assert len(lines) >= 5
+    assert {line: misused(line) for line in lines} == dict.fromkeys(lines)
+    assert text.count("{") == text.count("}")
 
 
 def misused(line: str) -> str | None:

@@ -11,7 +11,8 @@ import pytest
 from builder import bases, importing, layer
 from builder.errors import ConfigError, VerifyError
 from builder.layer import Bench
-from builder.model import Distribution, Image, Source
+from builder.media import Source
+from builder.model import Distribution, Image
 from builder.steps import Install, Shell
 from builder.tools import guestfish, qemu_img
 from builder.tools.guestfish import Layout, Partition

@@ -11,7 +11,8 @@ from pykickstart.version import makeVersion
 from builder import bases, install, templates
 from builder.config import load
 from builder.errors import ConfigError
-from builder.model import Distribution, Image, Source
+from builder.media import Source
+from builder.model import Distribution, Image
 from builder.tools import kickstart
 
 KEY = "ssh-ed25519 AAAAC3Nza golden"

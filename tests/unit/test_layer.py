@@ -11,7 +11,8 @@ import pytest
 from builder import customize, install, layer, seal
 from builder.config import load
 from builder.layer import Bench, Phase, phases
-from builder.model import Project, Repository, Source
+from builder.media import Repository, Source
+from builder.model import Project
 from builder.steps import Install, Run, Shell, Step, Upgrade
 from builder.tools import guestfs, virt_install
 
@@ -100,14 +101,17 @@ def commands(project: Project, name: str, parents: list[Path]) -> list[str]:
 
 def test_the_commands_of_a_base(project: Project) -> None:
     work = project.file.parent / "work"
-    create, install, output, customize_, convert = commands(project, "sandbox-base", [])
+    create, lend, install, take_back, output, customize_, convert = commands(project, "sandbox-base", [])
+    name = "golden-build-0123abcd-sandbox-base-20261121.1"
+    assert lend == f"virsh --connect qemu:///system pool-create-as --type dir {name} --target {work}"
+    assert take_back == f"virsh --connect qemu:///system pool-destroy {name}"
     assert create == f"qemu-img create -q -f qcow2 {work}/disk.qcow2 4294967296"
     assert install.startswith(
         "virt-install --connect qemu:///system --name golden-build-0123abcd-sandbox-base-20261121.1"
     )
     for words in (
         "--virt-type qemu",
-        f"--location {project.file.parent}/sandbox.iso",
+        f"--location {work}/dvd.iso",
         f"--initrd-inject {work}/sandbox-base.ks",
         "inst.ks=file:/sandbox-base.ks inst.text console=tty0 console=ttyS0,115200n8",
         f"pty,log.file={work}/logs/console.log",
@@ -194,7 +198,7 @@ def test_the_commands_of_a_layer(project: Project) -> None:
 def test_the_commands_name_the_disks_that_travel_along(project: Project) -> None:
     work = project.file.parent / "work"
     found = commands(project, "sandbox-files", [Path("/images/sandbox-base-20261120.1.qcow2")])
-    scratch, _output, first, again, _virsh, play, reboot, _off, _output, seal_, _convert = found[1:]
+    scratch, _output, first, again, _virsh, lend, play, reboot, _off, _output, seal_, _convert = found[1:]
     assert "mke2fs -q -F -t ext4 -O '^has_journal'" in scratch
     assert again == scratch
     disks = "".join(f" --format raw --add {work}/{name}.raw" for name in ("output", "scratch", "input"))
@@ -205,6 +209,7 @@ def test_the_commands_name_the_disks_that_travel_along(project: Project) -> None
         f"ansible-playbook --inventory {folder}/inventory.json --extra-vars @{folder}/vars.json "
         f"{project.folder}/play/site.yml"
     )
+    assert "baseurl=http://10.0.2.2:8000\n" in lend
     assert reboot.endswith("-- 'systemctl reboot'")
 
 

@@ -10,7 +10,7 @@ from builder import bases
 from builder.checksums import sha256_of
 from builder.config import load
 from builder.errors import ConfigError
-from builder.model import Repository, Source
+from builder.media import Repository, Source
 from builder.progress import Reporter
 
 A, B = "a" * 64, "B" * 64

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import inputs, layer, starter
@@ -22,7 +22,7 @@ from builder.errors import ConfigError
 from builder.inputs import Inputs
 from builder.layer import Bench
 from builder.model import Build, Project
-from builder.package import render_spec
+from builder.package.spec import render_spec
 from builder.pipeline import Pipeline
 from builder.plan import Known, Planned, plan
 from builder.preflight import Accelerator
@@ -370,7 +370,6 @@ def test_the_commands_of_a_dry_run(project: Project, tmp_path: Path) -> None:
 # --- what its words mean
 
 
-@settings(deadline=None)
 @given(st.text(), st.integers(1, 255), st.sampled_from(["bootstrap", "tasks"]))
 def test_whatever_is_said_has_an_explanation(output: str, status: int, calls: failures.Phase) -> None:
     found = failures.explain(failures.plain(output.encode()), status=status, calls=calls)
@@ -443,6 +442,13 @@ def test_a_dry_run_prints_each_clone_s_commands(project: Project) -> None:
     assert [line.split()[0] for line in lines] == ["golden", "env", "golden"] * 2
     assert lines[0] == "golden clone create sparrowdo-1 --image rocky9-bootstrapped"
     assert lines[5] == "golden clone destroy sparrowdo-2"
+
+
+def test_a_dry_run_of_validate_prints_one_clone_s_commands(project: Project) -> None:
+    lines = CliRunner().invoke(golden, ["--file", str(project.file), "validate", "--dry-run"]).output.splitlines()
+    assert [line.split()[0] for line in lines] == ["golden", "env", "golden"]
+    assert lines[0] == "golden clone create sparrowdo-1 --image rocky9-bootstrapped"
+    assert "--no_sudo --no_index_update" in lines[1]
 
 
 def test_validate_needs_an_image_where_the_project_does_not_tell(tmp_path: Path) -> None:

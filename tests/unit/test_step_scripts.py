@@ -10,7 +10,7 @@ import pytest
 
 from builder import customize, parcels
 from builder.errors import ConfigError
-from builder.model import Repository
+from builder.media import Repository
 from builder.steps import (
     Copy,
     Groups,

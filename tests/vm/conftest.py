@@ -22,6 +22,7 @@ import pytest
 
 from builder.layer import domain_prefix
 from builder.store import Store
+from builder.tools import libvirt
 
 ALL = ["sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped", "sandbox-tools-installed"]
 _MACHINE_TESTS = Path(__file__).parent
@@ -180,6 +181,8 @@ def what_is_left(golden: Golden) -> list[str]:
     listing = subprocess.run(["virsh", "list", "--all", "--name"], capture_output=True, text=True, check=True)
     prefix = domain_prefix(Store(golden.state, golden.store.name).id)
     left = [f"domain {name}" for name in listing.stdout.split() if name.startswith(prefix)]
+    with libvirt.connect() as connection:
+        left += [f"pool {pool.name}" for pool in connection.pools_below(golden.state)]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")

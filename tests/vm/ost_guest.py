@@ -1,5 +1,7 @@
 """What a harness written for ost-images expects of a guest, line by line. `golden test` runs it for test_harness.py."""
 
+import time
+
 
 def test_machine_and_devices(golden_clone):
     host = golden_clone.host
@@ -13,6 +15,10 @@ def test_serial_console(golden_clone):
     assert "console=ttyS0" in host.file("/proc/cmdline").content_string
     assert host.check_output("systemctl is-active serial-getty@ttyS0") == "active"
     assert "Linux version" in golden_clone.console()
+    # The prompt comes some time after sshd is up.
+    deadline = time.monotonic() + 300
+    while "login:" not in golden_clone.console() and time.monotonic() < deadline:
+        time.sleep(2)
     assert "login:" in golden_clone.console()
 
 

@@ -1,0 +1,143 @@
+"""`[distribution.NAME]` of golden.toml over golden's catalogue: inherited keys filled in, each checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from builder.catalogue import (
+    Raw,
+    RawSetup,
+    catalogue,
+    contradictions,
+    default_firmware,
+    families,
+    kernel_arguments,
+    setup,
+)
+from builder.config_problems import Problems
+from builder.config_values import Duration, Size
+from builder.errors import did_you_mean
+from builder.media import Repository
+from builder.model import Architecture, Distribution, Limits, Setup
+from builder.sources import RawSource
+from builder.templates import shared
+from builder.units import MIB
+
+
+class RawLimits(Raw):
+    install: Duration = Limits().install_s
+    silence: Duration = Limits().silence_s
+    boot: Duration = Limits().boot_s
+    shutdown: Duration = Limits().shutdown_s
+
+
+class RawDistribution(RawSetup):
+    inherits: str | None = None
+    title: str
+    kickstart: str
+    kickstart_version: str
+    osinfo: str
+    source: RawSource | None = None
+    gpg_key: str | None = None
+    arch: Architecture = "x86_64"
+    kernel_arguments: str = ""
+    openscap_addon: str | None = None
+    sparrowdo: bool = True
+    selinux: Literal["enforcing", "permissive", "disabled"] = "enforcing"
+    memory: Size
+    cpus: Annotated[int, Field(ge=1)] = 2
+    repositories: dict[str, str] = Field(default={})
+    limits: RawLimits = RawLimits()
+
+
+def read(own: Mapping[str, dict[str, Any]], *, file: Path, problems: Problems) -> dict[str, Distribution]:
+    """All that golden knows and that `own`, the tables of `file`, define; without those that have problems."""
+    known = catalogue()
+    found: dict[str, Distribution] = {}
+    for name in {**known, **own}:
+        problems.check_name(name, ("distribution", name))
+        merged = _inherited(name, own=overriding(own), seen=(), problems=problems)
+        if merged is None:
+            continue
+        raw = problems.checked(RawDistribution, merged, at=("distribution", name))
+        if raw is not None:
+            found[name] = _distribution(name, raw, own.get(name, {}), file=file, problems=problems)
+    return found
+
+
+def _inherited(
+    name: str, *, own: Mapping[str, dict[str, Any]], seen: tuple[str, ...], problems: Problems
+) -> dict[str, Any] | None:
+    """The distribution's keys over those of all that it inherits; None, and a problem, if that makes no sense."""
+    place = ("distribution", name, "inherits")
+    if name in seen:
+        problems.add(place, f"inherits from itself: {' -> '.join((*seen, name))}")
+        return None
+    parent = own[name].get("inherits")
+    if parent is None:
+        return own[name]
+    if parent not in own:
+        problems.add(place, f"there is no distribution '{parent}'{did_you_mean(str(parent), own)}")
+        return None
+    inherited = _inherited(parent, own=own, seen=(*seen, name), problems=problems)
+    return None if inherited is None else {**inherited, **own[name]}
+
+
+def _distribution(
+    name: str, raw: RawDistribution, own: Mapping[str, Any], *, file: Path, problems: Problems
+) -> Distribution:
+    """own: the keys that golden.toml itself has for it."""
+    folder = file.absolute().parent
+    for repository in raw.repositories:
+        problems.check_name(repository, ("distribution", name, "repositories", repository))
+    gpg_key = folder / raw.gpg_key if raw.gpg_key else None
+    if raw.source and raw.source.is_signed_by_makers and gpg_key is None:
+        what = f"golden knows no key of '{name}'; name the file with the makers' public key: gpg_key = \"…\""
+        problems.add(("distribution", name, "source"), what)
+    said = setup(raw, folder=folder)
+    distribution = Distribution(
+        name=name,
+        title=raw.title,
+        kickstart=_kickstart(name, raw.kickstart, file=file, problems=problems),
+        kickstart_version=raw.kickstart_version,
+        osinfo=raw.osinfo,
+        source=raw.source.resolved(folder, raw.arch, gpg_key=gpg_key) if raw.source else None,
+        gpg_key=gpg_key,
+        arch=raw.arch,
+        kernel_arguments=kernel_arguments(raw.kernel_arguments, arch=raw.arch),
+        openscap_addon=raw.openscap_addon or None,
+        sparrowdo=raw.sparrowdo,
+        selinux=raw.selinux,
+        memory_mib=raw.memory // MIB,
+        cpus=raw.cpus,
+        repositories=tuple(
+            Repository(name=key, location=value if "://" in value else str(folder / value))
+            for key, value in raw.repositories.items()
+        ),
+        limits=Limits(**{f"{name}_s": value for name, value in raw.limits.model_dump().items()}),
+        **({"firmware": default_firmware(raw.arch)} | said.given()),
+    )
+    own_setup = said.model_copy(update=dict.fromkeys(set(Setup.model_fields) - set(own)))
+    for key, what in contradictions(distribution, own_setup):
+        problems.add(("distribution", name, key), what)
+    return distribution
+
+
+def _kickstart(name: str, text: str, *, file: Path, problems: Problems) -> Path:
+    """The project's own template if there is one of that name beside golden.toml, else one of golden's."""
+    own = file.absolute().parent / text
+    if not own.is_file() and not (shared("kickstarts") / text).is_file():
+        known = ", ".join(sorted(path.name for path in shared("kickstarts").glob("*.ks.j2")))
+        what = f"there is no kickstart template '{text}' beside {file.name}, and golden's are {known}"
+        problems.add(("distribution", name, "kickstart"), what)
+    return own if own.is_file() else shared("kickstarts") / text
+
+
+def overriding(own: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What golden knows, the project's distributions and families over those of the same name."""
+    known = {**families(), **catalogue()}
+    return {**known, **{name: {**known.get(name, {}), **raw} for name, raw in own.items()}}

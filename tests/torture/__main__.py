@@ -1,0 +1,45 @@
+"""`python -m tests.torture`: run the campaign and report. Ends with 1 if something did not survive."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.torture import world
+from tests.torture.campaign import Campaign, table
+from tests.torture.scenarios import SCENARIOS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a few places of each command, and no others")
+    parser.add_argument("--rounds", type=int, default=10, help="times that each command is ended at random (10)")
+    parser.add_argument("--seed", type=int, default=None, help="of what is random")
+    parser.add_argument("--only", action="append", choices=[it.name for it in SCENARIOS], help="this command alone")
+    parser.add_argument("--json", type=Path, help="write the report there")
+    words = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("the campaign makes mounts and processes of its own, for which it has to be root")
+    world.enter()
+    seed = words.seed if words.seed is not None else random.SystemRandom().randrange(10**6)
+    folder = Path(tempfile.mkdtemp(prefix="golden-torture-", dir="/var/tmp"))
+    try:
+        campaign = Campaign(folder, random.Random(seed), is_short=words.short, rounds=words.rounds)
+        report = campaign.carry_out([it for it in SCENARIOS if words.only is None or it.name in words.only])
+    finally:
+        world.leave(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    if words.json:
+        words.json.write_text(json.dumps({"seed": seed, **report.as_json()}, indent=1) + "\n")
+    print(f"seed {seed}\n{table(report)}")
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""What is done to golden's commands: a state to begin from, the command, and what must be there in the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.channels import compose as composes
+from builder.store import sha256
+from builder.tools import createrepo, rpm
+from tests.torture import world
+from tests.torture.stage import Ended, Stage
+
+CLONE = "torture"
+_CREATE = ("clone", "create", CLONE, "--image", "sandbox-app", "--memory", "64 MiB", "--keep", "--no-wait")
+
+
+def _nothing(_stage: Stage) -> None:
+    """The kept state is all that is needed."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """begin: name of a kept state. words: of the command. result: what it has to come to, as plain values.
+
+    before: what else has to be there. clears: commands that may come before it is run again; they are what a person is
+    told to type. afterwards: that come before the result is looked at. is_done: whether a refusal of the second run
+    says that the first one had come to its end. has_machines: libvirt is part of it.
+    """
+
+    name: str
+    begin: str
+    words: tuple[str, ...]
+    result: Callable[[Stage], Any]
+    clears: tuple[tuple[str, ...], ...] = ()
+    afterwards: tuple[tuple[str, ...], ...] = ()
+    is_done: Callable[[Ended], bool] = field(default=lambda _ended: False)
+    before: Callable[[Stage], None] = _nothing
+    has_machines: bool = False
+
+
+# --- results
+
+
+def built(stage: Stage) -> Any:
+    """Contents of the builds, whether the plan has nothing left to do, and what should not be there."""
+    plan = {it["image"]: it["action"] for it in stage.ok("plan", "--json").json}
+    return {"builds": sorted(stage.builds().values()), "plan": plan, "half-made": stage.half_made()}
+
+
+def built_on(stage: Stage) -> Any:
+    """As `built`, of the kinds of contents: how often a rebuild came to its end may differ."""
+    found = built(stage)
+    return {**found, "builds": sorted(set(found["builds"]))}
+
+
+def packaged(stage: Stage) -> Any:
+    """Each package with the digests of its files; rpm itself has read every byte."""
+    found = {}
+    for path in sorted(stage.store.rpms.glob("*.rpm")):
+        subprocess.run(["rpm", "-K", "--nosignature", path], check=True, capture_output=True)
+        beside = sorted(it.name for it in stage.store.rpms.glob(f"{path.name.removesuffix('.rpm')}.*"))
+        # What vouches for a package has times in it.
+        digests = {name: it for name, it in rpm.file_digests(path).items() if name.endswith((".qcow2", ".packages"))}
+        found[path.name] = {"files": digests, "beside": beside}
+    todo = stage.ok("package", "--dry-run").out
+    return {"packages": found, "todo": todo, "half-made": stage.half_made(), "work": _names(stage.store.rpms / ".work")}
+
+
+def published(stage: Stage) -> Any:
+    """What clients of each channel see, by golden's check; the numbers of composes may differ."""
+    found = {}
+    for name in sorted(path.parent.name for path in stage.store.channels.glob("[!.]*/mirrorlist")):
+        stage.ok("repo", "check", "--channel", name)
+        compose = composes.need_current(stage.store.channels / name)
+        found[name] = {it.file_name: it.sha256 for it in createrepo.read(compose)}
+    return {"channels": found, "half-made": stage.half_made()}
+
+
+def withdrawn(stage: Stage) -> Any:
+    path = stage.store.channels / "candidate/withdrawn.json"
+    return {**published(stage), "withdrawn": sorted(json.loads(path.read_text()))}
+
+
+def collected(stage: Stage) -> Any:
+    left = [str(path.relative_to(stage.store.root)) for path in stage.store.root.rglob("*") if path.is_file()]
+    names = {Path(name).name for name in left if "/composes/" not in name and "lock" not in name}
+    return {**published(stage), "files": sorted(names)}
+
+
+def pushed(stage: Stage) -> Any:
+    target = stage.folder / "target/candidate"
+    compose = composes.need_current(target)
+    packages = createrepo.read(compose)
+    for package in packages:
+        assert sha256(compose / package.href) == package.sha256, package.href
+    strays = sorted(path.name for path in target.rglob(".*"))
+    return {"target": sorted(it.file_name for it in packages), "strays": strays, **published(stage)}
+
+
+def exported(stage: Stage) -> Any:
+    subprocess.run(["sha256sum", "--check", "--quiet", "disk.raw.sha256"], cwd=stage.folder / "out-folder", check=True)
+    return _names(stage.folder / "out-folder")
+
+
+def cloned(stage: Stage) -> Any:
+    listed = stage.ok("clone", "list", "--json").json
+    place = stage.state / "clones"
+    return {
+        "clones": [(it["name"], it["state"]) for it in listed],
+        "domains": world.domains(),
+        "rests": sorted(path.name for path in place.glob(".*.part")),
+        "files": _names(place / CLONE),
+        "bases": len(_names(place / ".bases")),
+        "snapshots": _names(place / CLONE / "snapshots"),
+    }
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_there(ended: Ended) -> bool:
+    return f"there is a clone '{CLONE}' already" in ended.err or "has a snapshot 'one' already" in ended.err
+
+
+def _is_gone(ended: Ended) -> bool:
+    return f"there is no clone '{CLONE}'" in ended.err
+
+
+def _is_back(ended: Ended) -> bool:
+    return "clients of 'candidate' see compose" in ended.err
+
+
+def _with_clone(stage: Stage) -> None:
+    stage.ok(*_CREATE)
+
+
+def _with_snapshot(stage: Stage) -> None:
+    stage.ok(*_CREATE)
+    stage.ok("clone", "snapshot", CLONE, "one")
+
+
+def _with_rests(stage: Stage) -> None:
+    stage.ok(*_CREATE, "--no-start")
+    (stage.state / "clones" / CLONE / "disk.qcow2").unlink()
+
+
+def _to_a_target(stage: Stage) -> None:
+    """The same project, which copies what it publishes."""
+    shutil.rmtree(stage.folder / "target", ignore_errors=True)
+    (stage.folder / "target").mkdir()
+    text = (stage.folder / "golden.toml").read_text() + f'[publish]\ntarget = "{stage.folder / "target"}"\n'
+    (stage.folder / "target.toml").write_text(text)
+
+
+def _empty_folder(stage: Stage) -> None:
+    shutil.rmtree(stage.folder / "out-folder", ignore_errors=True)
+    (stage.folder / "out-folder").mkdir()
+
+
+_GC = (("clone", "gc"),)
+_COLLECT = (("collect",),)
+_FILE = "{folder}/out-folder/disk.raw"
+
+SCENARIOS = (
+    Scenario("build", "base", ("build", "sandbox-app"), built),
+    Scenario("build on", "more", ("build", "sandbox-app", "--rebuild"), built_on),
+    Scenario("flatten", "built", ("flatten", "sandbox-app"), built),
+    Scenario("package", "built", ("package", "sandbox-app"), packaged),
+    Scenario("publish", "packaged", ("publish", "sandbox-app"), published, afterwards=_COLLECT),
+    Scenario("publish more", "more", ("publish", "sandbox-app"), published, afterwards=_COLLECT),
+    Scenario("promote", "twice", ("promote",), published, afterwards=_COLLECT),
+    Scenario("roll back", "twice", ("rollback", "candidate", "--to", "{first}"), withdrawn, is_done=_is_back),
+    Scenario("collect", "old", ("collect",), collected),
+    Scenario(
+        "copy", "packaged", ("--file", "{folder}/target.toml", "publish", "sandbox-app"), pushed, before=_to_a_target
+    ),
+    Scenario(
+        "export",
+        "built",
+        ("export", "sandbox-app", "--format", "raw", "-o", _FILE, "--force"),
+        exported,
+        before=_empty_folder,
+    ),
+    Scenario("create a clone", "built", _CREATE, cloned, clears=_GC, is_done=_is_there, has_machines=True),
+    Scenario(
+        "destroy a clone",
+        "built",
+        ("clone", "destroy", CLONE),
+        cloned,
+        before=_with_clone,
+        clears=_GC,
+        is_done=_is_gone,
+        has_machines=True,
+    ),
+    Scenario("collect clones", "built", ("clone", "gc"), cloned, before=_with_rests, has_machines=True),
+    Scenario(
+        "take a snapshot",
+        "built",
+        ("clone", "snapshot", CLONE, "one"),
+        cloned,
+        before=_with_clone,
+        is_done=_is_there,
+        has_machines=True,
+    ),
+    Scenario(
+        "revert a clone", "built", ("clone", "revert", CLONE, "one"), cloned, before=_with_snapshot, has_machines=True
+    ),
+)
+
+
+def prepare(stage: Stage) -> None:
+    """The states that scenarios begin from, each made by golden's own commands out of the one before."""
+    stage.begin()
+    stage.ok("repo", "key", "--make")
+    stage.keep("base")
+    stage.ok("build", "sandbox-app")
+    stage.keep("built")
+    stage.ok("package", "sandbox-app")
+    stage.keep("packaged")
+    stage.ok("publish", "sandbox-app")
+    stage.ok("build", "sandbox-app", "--rebuild")
+    stage.verify_all()
+    stage.ok("package", "sandbox-app")
+    stage.keep("more")
+    stage.ok("publish", "sandbox-app")
+    stage.keep("twice")
+    # Long ago: a private image that is defined no more, and its channel; three nights of another one.
+    more = ("--file", str(stage.folder / "more.toml"))
+    stage.ok(*more, "build", "sandbox-leaf")
+    stage.ok(*more, "package", "sandbox-leaf", "--allow-private")
+    stage.ok(*more, "publish", "sandbox-leaf", "--allow-private")
+    stage.ok("build", "sandbox-app", "--rebuild")
+    stage.ok("package", "sandbox-app")
+    stage.ok("publish", "sandbox-app")
+    stage.make_old()
+    stage.keep("old")
+
+
+def words(scenario: Scenario, stage: Stage) -> tuple[str, ...]:
+    """The command, with what only the state knows."""
+    known = composes.versions(stage.store.channels / "candidate")
+    return tuple(it.format(folder=stage.folder, first=known[0] if known else "") for it in scenario.words)
