@@ -118,6 +118,9 @@ def check_tree(folder: Path, name: str) -> None:
     except (configparser.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"the tree of '{name}' cannot be read: {file}: {' '.join(str(error).split())}") from error
     images = [path for section in info.sections() if section.startswith("images-") for path in info[section].values()]
+    outside = [path for path in images if not (folder / path).resolve().is_relative_to(folder.resolve())]
+    if outside:
+        raise ConfigError(f"the tree of '{name}' at {folder} names a file that is not in it: {outside[0]}")
     missing = [path for path in images if not (folder / path).is_file()]
     if missing or not images:
         what = f"{missing[0]} is missing" if missing else "its .treeinfo names no kernel"

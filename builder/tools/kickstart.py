@@ -55,6 +55,8 @@ def flatten(file: Path) -> str:
         lines = list(_flat(str(file.absolute()), (), later))
     except KickstartError as error:
         problems = [" ".join(str(error).split())]
+    except (UnicodeDecodeError, OSError) as error:
+        problems = [f"it, or what it includes, cannot be read: {error}"]
     else:
         has_pre = any(line.split()[:1] == ["%pre"] for line in lines)
         problems = [] if has_pre else [f"it includes {path}, which is not there" for path in later]
