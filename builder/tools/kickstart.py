@@ -151,7 +151,8 @@ def _parse(text: str, *, version: str, name: str) -> Any:
             parser.readKickstartFromString(text)
     except KickstartParseError as error:
         raise _problem(str(error.message), error.lineno, text, name=name, version=version) from error
-    except KickstartError as error:
+    except (KickstartError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # The library does not turn everything into an error of its own: an open quotation mark is a ValueError.
         raise _problem(str(error), None, text, name=name, version=version) from error
     return parser.handler
 

@@ -80,10 +80,10 @@ def test_a_guests_list_of_packages_that_is_none(tmp_path: Path) -> None:
         seal.read_report(tmp_path / "output")
 
 
-@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd"])
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "x" * 300])
 def test_a_tree_names_no_file_outside(tmp_path: Path, path: str) -> None:
     (tmp_path / ".treeinfo").write_text(f"[images-x86_64]\nkernel = {path}\n")
-    with pytest.raises(ConfigError, match=f"names a file that is not in it: {path}"):
+    with pytest.raises(ConfigError, match=f"is not whole: {path} is missing"):
         install.check_tree(tmp_path, "sandbox")
 
 
@@ -107,6 +107,13 @@ def test_a_kickstart_that_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"own\.ks could not be put together") as refused:
         kickstart.flatten(tmp_path / "own.ks")
     assert "cannot be read" in str(refused.value.problems[0])
+
+
+@pytest.mark.parametrize("line", ['sshkey --username=root "ssh-ed25519', "rootpw --lock 'x"])
+def test_a_kickstart_with_half_a_quotation(line: str) -> None:
+    with pytest.raises(ConfigError, match="is not valid for RHEL9") as refused:
+        kickstart.validate(f"lang en_US\n{line}\n", version="RHEL9", name="own.ks")
+    assert "No closing quotation" in str(refused.value.problems[0])
 
 
 @pytest.mark.parametrize("inside", ["", "<g:machine/>", '<g:machine purpose="x" owner="1" work="/"/>', "<g:machine>"])
