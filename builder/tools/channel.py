@@ -32,7 +32,7 @@ class NoChannelError(ConfigError):
     """There is nothing at the address of a channel: neither a mirrorlist nor metadata."""
 
 
-# What golden's packages provide and require: the very bytes of an image. See builder/package.py, `image_id`.
+# What golden's packages provide and require: the very bytes of an image. See builder/package/spec.py, `image_id`.
 _IMAGE_ID = re.compile(r"golden-image-id\((?P<package>[^:]+)-[^-:]+-[^-:]+:(?P<sha256>[0-9a-f]{64})\)")
 _IMAGES = "/usr/share/golden/images/"
 _METADATA = re.compile(r"repodata/[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from builder.errors import ToolError, VerifyError
 from builder.model import Build
-from builder.package import Packaged, image_id, image_package, package, plan, render_spec
+from builder.package import Packaged, package, plan
+from builder.package.spec import image_id, image_package, render_spec
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store, sha256
