@@ -44,7 +44,7 @@ class Record(Frozen):
     """`checkpoints.json`. inputs, parent: of the build that was planned. files: the disk's, the lowest first.
 
     boot: boot id of the host that wrote them. is_synced: whether they would be whole after the host's sudden death.
-    failed: number of the offline step that the build failed at. software: versions that the steps done found.
+    software: versions that the steps done found.
     """
 
     format: int = 1
@@ -56,7 +56,6 @@ class Record(Frozen):
     checkpoints: tuple[Checkpoint, ...] = Field(default=())
     boot: str = ""
     is_synced: bool = False
-    failed: int | None = None
     software: dict[str, str] = Field(default={})
 
 
@@ -139,13 +138,13 @@ class Trail:
         count = self.record.files.index(checkpoint.disk) + 1
         return [self.work / name for name in reversed(self.record.files[:count])]
 
-    def keep(self, *, failed: int | None) -> None:
-        """The build failed, at the offline step `failed` if at one: make what is there survive a crash of the host."""
+    def keep(self) -> None:
+        """The build failed: make what is there survive a crash of the host."""
         for name in self.record.files:
             if (self.work / name).exists():
                 with (self.work / name).open("rb") as stream:
                     os.fsync(stream.fileno())
-        self._write(is_synced=True, failed=failed)
+        self._write(is_synced=True)
 
     @property
     def is_whole(self) -> bool:

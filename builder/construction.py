@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import bases, importing, install, layer, provision, resuming, seal
+from builder import bases, importing, install, layer, mirrors, provision, resuming, seal
 from builder.checkpoints import Trail
 from builder.layer import Bench, Phase
 from builder.media import Repository
 from builder.progress import Reporter
 from builder.tools import guestfs, proxies, qemu_img, scratch_disk
+from builder.tools.appliance import Appliance
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection
 from builder.tools.virt_install import Installation
@@ -90,6 +92,7 @@ class Construction:
             return provision.provision(
                 layer.machine(bench, parents=below, is_kvm=host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
+                repositories=mirrors.seen_from_guest(self.repositories),
                 connection=self.connection,
                 key=self.workshop.project.ssh_key,
                 project=self.workshop.project.folder,
@@ -118,9 +121,16 @@ class Construction:
             is_kvm=host.is_kvm,
             time_factor=factor,
             note=note,
+            before={
+                name: functools.partial(self._set_checkpoint, number)
+                for name, number in layer.checkpoints(phase).items()
+            },
         )
         seal.keep_output(bench.output, bench.logs)
         return {}
+
+    def _set_checkpoint(self, number: int, appliance: Appliance) -> None:
+        resuming.switch(self.trail, number, appliance, {})
 
 
 def say_what_is_odd(bench: Bench, installation: Installation, *, note: Callable[[str], None]) -> None:

@@ -33,8 +33,9 @@ from builder.steps import (
 from builder.tools import input_disk, scratch_disk
 from builder.tools.guestfs import Operation
 
+CACHE_END = "cache-end"
 _CACHE_BEGIN = Operation(name="cache-begin", script=scratch_disk.MOUNT, timeout_s=30)
-_CACHE_END = Operation(name="cache-end", script=scratch_disk.UNMOUNT, timeout_s=30)
+_CACHE_END = Operation(name=CACHE_END, script=scratch_disk.UNMOUNT, timeout_s=30)
 
 
 def operations(steps: Sequence[tuple[int, Step]], *, repositories: Sequence[Repository]) -> list[Operation]:
@@ -80,7 +81,7 @@ def operation(number: int, step: Step, repositories: Sequence[Repository]) -> Op
             script = f"chpasswd --encrypted <<'END'\nroot:{secret.get_secret_value()}\nEND\n"
         case _:
             raise TypeError(f"{step.kind} is no offline step")
-    return Operation(name=name, script=script, timeout_s=step.timeout_s)
+    return Operation(name=name, script=script, timeout_s=step.timeout_s, is_written_out=True)
 
 
 # --- packages

@@ -144,7 +144,8 @@ class Image(Frozen):
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
     stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
-    keeps_private_keys: paths in the guest; other private keys are not packaged.
+    keeps_private_keys: paths in the guest -> the file with the public half of the key that may be there; other private
+    keys are not packaged.
     """
 
     name: str
@@ -161,7 +162,7 @@ class Image(Frozen):
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
     verify: Verify = Verify()
-    keeps_private_keys: tuple[str, ...] = ()
+    keeps_private_keys: dict[str, Path] = Field(default={})
 
     @property
     def needs_repositories(self) -> bool:
@@ -291,7 +292,7 @@ class Build(Frozen):
     be typed. started, finished: UTC, ISO 8601. tools: program -> version. software: name -> version of what online
     steps brought and asked for its version, such as "raku" and "sparrow6". flattened: the build that this one is the
     flat form of. private: of embargoed work, or standing on such. private_keys: files of the guest that hold a private
-    key, path -> SHA-256 of the file.
+    key, path -> SHA-256 of the file. key_fingerprints: of those among them that ssh could use, "SHA256:…".
     """
 
     format: Literal[1] = 1
@@ -310,6 +311,7 @@ class Build(Frozen):
     packages: int
     packages_sha256: str
     private_keys: dict[str, str] = Field(default={})
+    key_fingerprints: dict[str, str] = Field(default={})
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"
     memory_mib: int

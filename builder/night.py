@@ -255,7 +255,12 @@ class _Night:
         last_good = self._last_good(branch.image)
         branch.before, branch.reason = last_good, branch.planned.reason
         if branch.planned.build is None:
-            branch.build_s = self._command(branch, "build", ["build", "--beside-others", branch.image])
+            branch.build_s = self._command(
+                branch,
+                "build",
+                ["build", "--beside-others", branch.image],
+                again=["resume", "--beside-others", branch.image],
+            )
             if branch.outcome is not None:
                 return
         build = self._store.newest(branch.image)
@@ -276,11 +281,20 @@ class _Night:
                 return build
         return None
 
-    def _command(self, branch: _Branch, step: str, words: Sequence[str]) -> float:
-        """Run one golden command for an image; the seconds that it took, with all that it was tried."""
+    def _command(self, branch: _Branch, step: str, words: Sequence[str], *, again: Sequence[str] = ()) -> float:
+        """Run one golden command for an image; the seconds that it took, with all that it was tried.
+
+        again: what to run after the first time, if that is another command.
+        """
+        before = len(branch.attempts)
+
+        def do(log: Path) -> None:
+            tried = again if again and len(branch.attempts) > before else words
+            self._steps.golden(tried, why=f"{step} {branch.image}", log=log)
+
         begin = time.monotonic()
         self._reporter.note(f"{branch.image}: {step} …")
-        self._tried(branch, step, lambda log: self._steps.golden(words, why=f"{step} {branch.image}", log=log))
+        self._tried(branch, step, do)
         return round(time.monotonic() - begin, 1)
 
     def _tried(self, branch: _Branch, step: str, do: Callable[[Path], None]) -> None:

@@ -50,9 +50,11 @@ class Reporter:
     def __init__(self, style: Style = "auto", *, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
         self.style: Style = style
-        if style == "auto":
-            self.style = "terminal" if self._stream.isatty() else "plain"
         self._console = Console(file=self._stream, highlight=False)
+        if style == "auto":
+            # A dumb terminal would print what moves a cursor elsewhere as letters.
+            is_live = self._stream.isatty() and not self._console.is_dumb_terminal
+            self.style = "terminal" if is_live else "plain"
         self._status: Status | None = None
         self.times: list[Timing] = []
 

@@ -2,7 +2,8 @@
 
     golden_image      which image: --golden-image, `golden_images` in the ini file, or @pytest.mark.golden_image(…)
     golden_clone      a machine of that image; new for each test, or for each module, class, … (--golden-scope)
-    golden_cluster    several machines, by their roles: @pytest.mark.golden_cluster("engine", host0="other-image")
+    golden_cluster    several machines, by their roles: @pytest.mark.golden_cluster("engine", host0="other-image");
+                      with lan=True they see each other by these
     golden_machines   a factory, for fixtures of your own with scopes of their own
 
 A failed test's report has the console and the journal of each machine that it used.
@@ -65,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_guests] = {}
     for line in (
         "golden_image(*images): the images that this test runs on, instead of --golden-image",
-        "golden_cluster(*roles, **images): the machines of golden_cluster; role=IMAGE for one of another image",
+        "golden_cluster(*roles, lan=False, **images): the machines of golden_cluster; role=IMAGE for another image",
     ):
         config.addinivalue_line("markers", line)
 
@@ -104,6 +105,7 @@ def golden_lab() -> Lab:
             state=Path(state) if state else None,
             images=Path(images) if images else None,
             key=Path(key).absolute() if key else None,
+            is_warm=os.environ.get("GOLDEN_WARM") != "0",
         )
 
 
@@ -123,13 +125,14 @@ def golden_image(request: pytest.FixtureRequest) -> str:
 def golden_machines(request: pytest.FixtureRequest) -> Maker:
     """A function for fixtures of your own: `with golden_machines(engine="rocky9-engine") as machines: …`.
 
-    role=IMAGE, or role=builder.harness.lab.Wanted(image=…, memory_mib=…). The machines are gone after the block.
+    role=IMAGE, or role=builder.harness.lab.Wanted(image=…, memory_mib=…). lan=True: they see each other by their roles.
+    The machines are gone after the block.
     """
     from builder.harness.lab import Wanted
 
-    def make(**wanted: str | Wanted) -> AbstractContextManager[dict[str, Guest]]:
+    def make(*, lan: bool = False, **wanted: str | Wanted) -> AbstractContextManager[dict[str, Guest]]:
         machines = {role: Wanted(image=one) if isinstance(one, str) else one for role, one in wanted.items()}
-        return _running(request, machines)
+        return _running(request, _on_lan(machines) if lan else machines)
 
     return make
 
@@ -153,14 +156,19 @@ def golden_cluster(request: pytest.FixtureRequest, golden_image: str) -> Iterato
 
     marker = request.node.get_closest_marker("golden_cluster")
     roles = dict.fromkeys(marker.args, golden_image) | marker.kwargs if marker else {}
+    lan = roles.pop("lan", False) is True
     wanted = {
         role: Wanted(image=image) for role, image in (roles or dict.fromkeys(_DEFAULT_ROLES, golden_image)).items()
     }
-    with _running(request, wanted) as guests:
+    with _running(request, _on_lan(wanted) if lan else wanted) as guests:
         yield guests
 
 
 # --- making machines, and telling of them -------------------------------------------------------------------------
+
+
+def _on_lan(wanted: Mapping[str, Wanted]) -> dict[str, Wanted]:
+    return {role: one.model_copy(update={"lan": True}) for role, one in wanted.items()}
 
 
 @contextlib.contextmanager
@@ -198,6 +206,8 @@ def _chosen(given: dict[str, Guest], wanted: Mapping[str, Wanted]) -> dict[str, 
     if list(wanted) == ["clone"]:
         return {"clone": next(iter(given.values()))}
     missing = [role for role in wanted if role not in given]
+    if any(one.lan for one in wanted.values()) and not all(guest.address.lan_mac for guest in given.values()):
+        pytest.fail("this test's declaration has no 'lan = true'", pytrace=False)
     if missing and tuple(wanted) != _DEFAULT_ROLES:
         pytest.fail(f"this test's declaration has no machine '{missing[0]}'; it has {', '.join(given)}", pytrace=False)
     return dict(given) if missing else {role: given[role] for role in wanted}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from builder import checkpoints
 from builder.checkpoints import Checkpoint, Record, Trail
@@ -18,27 +18,25 @@ from builder.model import Build, Image, ImageId, Project
 from builder.plan import Planned, content_key
 from builder.store import Store
 from builder.tools import qemu_img
-from builder.tools.libvirt import Domain
 
-# As virt-customize names the script of an offline step.
-_OFFLINE_STEP = re.compile(r"/(?P<number>[0-9]+)-[a-z-]+\.sh")
+
+class Machine(Protocol):
+    """One that runs: a guest, or libguestfs' appliance."""
+
+    def switch_to(self, file: Path) -> None: ...
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where one build begins. planned: with the inputs that decide its result then. said: what a person should know.
-
-    split: an offline step that failed before; it gets a start of its own, and so a checkpoint before it.
-    """
+    """Where one build begins. planned: with the inputs that decide its result then. said: what a person should know."""
 
     planned: Planned
     trail: Trail
     said: str = ""
-    split: int | None = None
 
     def phases(self, all_phases: Sequence[Phase]) -> list[Phase]:
         """What is left to do."""
-        return split(remaining(all_phases, self.trail.last), self.split)
+        return remaining(all_phases, self.trail.last)
 
 
 def begin(project: Project, store: Store, planned: Planned, *, parent: Build | None, is_resumed: bool) -> Start:
@@ -47,37 +45,30 @@ def begin(project: Project, store: Store, planned: Planned, *, parent: Build | N
     What earlier failed builds left goes, unless it is gone on from.
     """
     image, old = project.images[planned.image], checkpoints.left_of(store, planned.image) if is_resumed else None
-    said, failed = "", old.record.failed if old else None
+    said = ""
     if old is not None:
         found = find(project, image, planned.inputs, parent=parent.id if parent else None, trail=old)
         if found.checkpoint is not None:
             old.rewind(found.checkpoint, inputs=found.inputs)
             done = after(image, found.checkpoint)
             update = {"inputs": found.inputs, "key": content_key(found.inputs), "why": f"{planned.why}, after {done}"}
-            return Start(
-                planned.model_copy(update=update), old, said=f"{old.record.version} goes on after {done}", split=failed
-            )
+            return Start(planned.model_copy(update=update), old, said=f"{old.record.version} goes on after {done}")
         said = f"built anew, not from a checkpoint: {found.reason}"
     elif is_resumed:
         said = "no failed build has left a checkpoint; it is built anew"
     version = store.next_version(planned.image)
     store.discard_failed(planned.image)
     record = Record(image=planned.image, version=version, parent=parent.id if parent else None, inputs=planned.inputs)
-    return Start(planned, Trail(store.workspace(planned.image, version), record), said=said, split=failed)
+    return Start(planned, Trail(store.workspace(planned.image, version), record), said=said)
 
 
 def keep(start: Start, image: Image, error: GoldenError) -> None:
     """The build failed: what is good of it is kept, and the error says how to go on."""
     trail = start.trail
-    match = _OFFLINE_STEP.search(dict(error.details).get("during", ""))
-    failed = int(match["number"]) if match else None
-    if trail.last is None and (failed is None or failed == 1):
+    if trail.last is None:
         error.try_next = error.try_next or f"golden build {image.name}  once the cause is mended"
         return
-    trail.keep(failed=failed)
-    if trail.last is None:
-        error.try_next = error.try_next or f"golden resume {image.name}  once the cause is mended"
-        return
+    trail.keep()
     error.details.append(("checkpoint", f"the state after {after(image, trail.last)}"))
     error.try_next = error.try_next or (
         f"golden shell {image.name}  to look around in that state; golden resume {image.name}  once the cause is mended"
@@ -109,11 +100,11 @@ def grow(trail: Trail) -> None:
     trail.grow()
 
 
-def switch(trail: Trail, number: int, domain: Domain, versions: Mapping[str, str]) -> None:
+def switch(trail: Trail, number: int, machine: Machine, versions: Mapping[str, str]) -> None:
     """As `grow`, under a running machine, after its step `number`. versions: what its steps found so far."""
     if trail.is_long:
         return
-    domain.switch_to(trail.next)
+    machine.switch_to(trail.next)
     trail.mark(number, is_prepared=True, versions=versions)
     trail.grow()
 
@@ -165,20 +156,6 @@ def remaining(phases: Sequence[Phase], checkpoint: Checkpoint | None) -> list[Ph
         prepares = phase.prepares and not checkpoint.is_prepared
         if steps or prepares or (phase.is_last and not checkpoint.is_sealed):
             found.append(phase.model_copy(update={"steps": steps, "prepares": prepares}))
-    return found
-
-
-def split(phases: Sequence[Phase], number: int | None) -> list[Phase]:
-    """The offline phase with step `number` as two, that step the first of the second."""
-    found: list[Phase] = []
-    for phase in phases:
-        before = tuple(step for step in phase.steps if number is not None and step[0] < number)
-        rest = phase.steps[len(before) :]
-        if phase.is_online or not before or not rest or rest[0][0] != number:
-            found.append(phase)
-            continue
-        found.append(phase.model_copy(update={"steps": before, "is_last": False}))
-        found.append(phase.model_copy(update={"steps": rest, "prepares": False}))
     return found
 
 

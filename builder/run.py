@@ -161,6 +161,21 @@ def attached(argv: Argv, *, why: str) -> int:
     return status if status >= 0 else 128 - status
 
 
+# Held until they have ended, so that none of them is left as a zombie by one that lives longer.
+_left: list[subprocess.Popen[bytes]] = []
+
+
+def leave(argv: Argv, *, why: str, log: Path) -> None:
+    """Start a program that goes on when golden has ended, both output streams going to the end of `log`.
+
+    In a session of its own: no Ctrl-C reaches it. Raises HostError if the program is missing.
+    """
+    _left[:] = [child for child in _left if child.poll() is None]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        _left.append(_start(_resolved(argv, why=why), why=why, out=out, err=subprocess.STDOUT, env=None, cwd=None))
+
+
 def has_program(name: str) -> bool:
     return shutil.which(name) is not None
 

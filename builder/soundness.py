@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from builder import channels, clones
-from builder.cache import Cache
+from builder.cache import Cache, retention
 from builder.channels import compose as composes
 from builder.clones import pins, saved
 from builder.errors import GoldenError, VerifyError
@@ -113,7 +113,7 @@ def _memory(state: Path) -> Iterator[Finding]:
 
 
 def _cache(state: Path) -> Iterator[Finding]:
-    for entry in Cache(state).entries():
+    for entry in retention.entries(Cache(state).root):
         if entry.state != "whole" or (entry.path.is_file() and sha256(entry.path) == entry.sha256):
             continue
         yield Finding(

@@ -128,14 +128,6 @@ def _taken(
         yield stream
 
 
-def _sign(stream: IO[str]) -> None:
-    """Say who has the lock. It is had all the same where there is no room to: making room takes it, too."""
-    stream.truncate(0)
-    name = f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n"
-    with contextlib.suppress(OSError):
-        os.write(stream.fileno(), name.encode(errors="replace"))
-
-
 def holder_pid(path: Path) -> int | None:
     """The process that took the lock last; it may have let go since. None if there was none."""
     try:
@@ -143,6 +135,14 @@ def holder_pid(path: Path) -> int | None:
         return int(pid) if first == "pid" else None
     except (OSError, ValueError):
         return None
+
+
+def _sign(stream: IO[str]) -> None:
+    """Say who has the lock. It is had all the same where there is no room to: making room takes it, too."""
+    stream.truncate(0)
+    name = f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}: {' '.join(sys.argv)}\n"
+    with contextlib.suppress(OSError):
+        os.write(stream.fileno(), name.encode(errors="replace"))
 
 
 def _comes_free(stream: IO[str], kind: int) -> bool:
@@ -278,17 +278,20 @@ class Store:
         self.images.mkdir(parents=True, exist_ok=True)
         return directory
 
-    def adopt(self, files: Iterable[Path]) -> None:
+    def adopt(self, files: Iterable[Path], *, is_theirs_right: bool = False) -> None:
         """Take image files that lie elsewhere with their facts, an installed chain, as builds of this store.
 
         files: verified by the caller, the base last. Links where the file system has them to give, else copies.
-        Raises VerifyError if a build of the same name and version has other bytes.
+        is_theirs_right: a build of the same name and version goes, with all that stands on it if it has other bytes.
+        Else raises VerifyError if it has.
         """
         self.images.mkdir(parents=True, exist_ok=True)
         with self.lock():
             for file in reversed(tuple(files)):
                 build = read_build(file.with_suffix(".json"))
-                if self.facts(build).exists():
+                if self.facts(build).exists() and is_theirs_right:
+                    self._forget(read_build(self.facts(build)), but=build.id)
+                elif self.facts(build).exists():
                     if read_build(self.facts(build)).id != build.id:
                         raise VerifyError(
                             f"the project has a build {build.stem} of its own, and it is not the one in {file.parent}",
@@ -298,6 +301,15 @@ class Store:
                 for source in (file, file.with_suffix(".packages"), file.with_suffix(".json")):
                     _take(source, self.images / source.name)
                 sync_directory(self.images)
+
+    def _forget(self, build: Build, *, but: ImageId) -> None:
+        """Remove a build; what stands on it, too, unless it is to come back as it was, `but`."""
+        if build.id != but:
+            for other in self.builds():
+                if other.source == build.id:
+                    self._forget(other, but=but)
+        for path in (self.facts(build), self.package_list(build), self.qcow2(build)):
+            path.unlink(missing_ok=True)
 
     def remove_orphans(self) -> list[Path]:
         """Remove files in the image folder that belong to no build: their build was cut off before its facts came.

@@ -39,6 +39,11 @@ def format_bytes(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def format_moment(text: str) -> str:
+    """ "2026-11-21T18:52:10+00:00" -> "2026-11-21 18:52 UTC"; as golden writes times, which are UTC."""
+    return f"{text[:16].replace('T', ' ')} UTC"
+
+
 def format_seconds(seconds: float) -> str:
     """0.42 -> "0.4 s", 75 -> "1 min 15 s"."""
     if seconds < 60:

@@ -11,6 +11,7 @@ its hands. Measured: the only way without errors for clients while the repositor
 """
 
 from builder.channels.client import checked_url, client_config
+from builder.channels.deliveries import Accepted, accept, deliver, delivered, need_folder
 from builder.channels.inspection import Checked, check
 from builder.channels.promotion import Promotion, RolledBack, promote, rollback
 from builder.channels.publication import Published, private_channel, publish
@@ -18,15 +19,20 @@ from builder.channels.retention import Collected, collect
 from builder.channels.target import push
 
 __all__ = [
+    "Accepted",
     "Checked",
     "Collected",
     "Promotion",
     "Published",
     "RolledBack",
+    "accept",
     "check",
     "checked_url",
     "client_config",
     "collect",
+    "deliver",
+    "delivered",
+    "need_folder",
     "private_channel",
     "promote",
     "publish",

@@ -195,7 +195,9 @@ def collect(
         )
         verdicts += _verdicts("builds", builds, kept, rule=retention.rule)
         sweep.builds([builds[stem] for stem in builds if stem not in kept])
-        verdicts += sweep.orphans([builds[stem] for stem in kept], gone=set(builds) - set(kept), prefix=prefix)
+        verdicts += sweep.orphans(
+            [builds[stem] for stem in kept], gone=set(builds) - set(kept), published=set(needed), prefix=prefix
+        )
     return Collected(verdicts=tuple(verdicts), freed_bytes=sweep.freed_bytes)
 
 
@@ -262,10 +264,10 @@ class _Sweep:
             ):
                 self.remove(path)
 
-    def orphans(self, kept: Sequence[Build], *, gone: set[str], prefix: str) -> list[Verdict]:
+    def orphans(self, kept: Sequence[Build], *, gone: set[str], published: set[str], prefix: str) -> list[Verdict]:
         """Packages whose build is gone, records and logs of none, and what was cut off while it was written.
 
-        gone: builds that have a verdict of their own.
+        gone: builds that have a verdict of their own. published: those whose records count, wherever they were built.
         """
         stems = {build.stem for build in kept}
         packages = tuple(
@@ -277,7 +279,7 @@ class _Sweep:
         store = self.store
         found = [path for path in store.images.glob("*") if path.stem not in stems and not path.is_symlink()]
         found += [path for path in store.rpms.glob(f"{prefix}-*") if not path.name.startswith(packages)]
-        found += [path for path in store.verified.glob("*.json") if path.stem not in stems]
+        found += [path for path in store.verified.glob("*.json") if path.stem not in stems | published]
         found += [
             path
             for path in store.logs.glob("*")

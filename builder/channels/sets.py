@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from builder.model import ImageId, version_key
 from builder.tools.createrepo import Package
 
-# golden-image-id(golden-sandbox-base-image-20261121.1-20261121.1-1:SHA256); see builder/package.py, image_id.
+# golden-image-id(golden-sandbox-base-image-20261121.1-20261121.1-1:SHA256); see builder/package/spec.py, image_id.
 _IMAGE_ID = re.compile(
     r"golden-image-id\((?P<package>(?P<name>.+)-image-(?P<version>[0-9]{8}\.[1-9][0-9]*))-(?P=version)-[^-:]+"
     r":(?P<sha256>[0-9a-f]{64})\)"

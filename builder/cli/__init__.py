@@ -27,6 +27,7 @@ from builder.cli.harness import harness
 from builder.cli.init import init
 from builder.cli.inspect import diff, list_images, show
 from builder.cli.nightly import nightly
+from builder.cli.overview import Overview
 from builder.cli.package import package
 from builder.cli.publish import promote, publish, repo, rollback
 from builder.cli.reproduce import reproduce
@@ -36,6 +37,7 @@ from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
 from builder.cli.sparrowdo import sparrowdo, validate
 from builder.cli.status import status
+from builder.cli.step import accept, step
 from builder.cli.test import test
 from builder.cli.verify import verify_images
 from builder.cli.why import why
@@ -45,6 +47,7 @@ from builder.store import default_state
 
 
 @click.group(
+    cls=Overview,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=examples(
         "golden sandbox create /var/tmp/sandbox    # a tiny distribution to try everything with",
@@ -190,6 +193,8 @@ for command in (
     status,
     verify_images,
     nightly,
+    step,
+    accept,
     bisect,
     sparrowdo,
     validate,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from builder.decision import Decision
 from builder.errors import ConfigError, GoldenError
 from builder.model import Build, Project
 from builder.pipeline import Pipeline
-from builder.plan import Planned
+from builder.plan import Planned, order
+from builder.supply import survey
 from builder.tools import libvirt
 from builder.units import format_bytes, format_seconds
 from builder.workshop import Host
@@ -168,16 +169,29 @@ def build(
         "golden plan",
         "golden plan sandbox-bootstrapped --json",
         "golden plan --now 2026-12-01T02:00    # what will have its time by then",
+        "golden plan --json --from http://mirror.example/golden/candidate    # for builders on other machines",
     )
 )
 @images_argument
 @rebuild_option
 @refresh_option
 @now_option
+@click.option(
+    "--from",
+    "address",
+    metavar="URL",
+    help="Decide by the builds that this channel has, wherever they were made, instead of those of this machine.",
+)
 @json_option
 @pass_session
 def plan(
-    session: Session, images: tuple[str, ...], rebuild: bool, refresh: bool, now: datetime | None, as_json: bool
+    session: Session,
+    images: tuple[str, ...],
+    rebuild: bool,
+    refresh: bool,
+    now: datetime | None,
+    address: str | None,
+    as_json: bool,
 ) -> None:
     """Show what `golden build` would do, and why. Starts no machine.
 
@@ -195,9 +209,10 @@ def plan(
         now=now,
         offline=session.reporter.note,
         note=session.reporter.note,
+        builds=_builds_of(session, address, wanted) if address else None,
     ).plan()
     if as_json:
-        print_json([_planned_summary(step) for step in planned])
+        print_json([_planned_summary(session.project, step) for step in planned])
     else:
         rows = [[step.image, step.parent or "", step.action, step.reason] for step in planned]
         print_table(["IMAGE", "PARENT", "ACTION", "REASON"], rows, empty="golden.toml defines no image")
@@ -243,9 +258,17 @@ def build_summary(session: Session, build: Build) -> dict[str, Any]:
     return {**build.model_dump(mode="json"), "file": str(session.store.qcow2(build))}
 
 
-def _planned_summary(step: Planned) -> dict[str, Any]:
+def _builds_of(session: Session, address: str, wanted: Sequence[str]) -> Collection[Build]:
+    with session.signing() as signer:
+        found = survey(address, order(session.project, wanted), signer=signer, note=session.reporter.note)
+    return found.builds.values()
+
+
+def _planned_summary(project: Project, step: Planned) -> dict[str, Any]:
+    """An image of the graph. memory_mib: what its machine takes, for who has to find room for it."""
     fields = step.model_dump(mode="json", exclude={"build", "standing", "texts", "recipe"})
-    return {**fields, "build": step.build.version if step.build else None}
+    memory_mib = project.distribution_of(step.image).memory_mib
+    return {**fields, "build": step.build.version if step.build else None, "memory_mib": memory_mib}
 
 
 def _print_commands(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import click
 
 from builder import bases
-from builder.cache import KEEP, Cache, Entry
+from builder.cache import Cache, retention
+from builder.cache.retention import Entry
 from builder.cli.build import chosen, images_argument
+from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.plan import order
-from builder.units import format_bytes
+from builder.units import format_bytes, format_moment
 
 
-@click.group()
+@click.group(cls=Overview)
 def cache() -> None:
     """Fetch, list and prune downloaded DVDs and images, which all projects of this machine share."""
 
@@ -48,7 +50,7 @@ def fetch(session: Session, images: tuple[str, ...], as_json: bool) -> None:
 @pass_session
 def list_files(session: Session, as_json: bool) -> None:
     """List what was downloaded, for which distribution, and how it was verified."""
-    _print(Cache(session.state).entries(), as_json=as_json, empty="the cache is empty")
+    _print(retention.entries(Cache(session.state).root), as_json=as_json, empty="the cache is empty")
 
 
 @cache.command(
@@ -61,7 +63,7 @@ def list_files(session: Session, as_json: bool) -> None:
 @click.option(
     "--keep",
     type=click.IntRange(min=0),
-    default=KEEP,
+    default=retention.KEEP,
     envvar="GOLDEN_CACHE_KEEP",
     show_envvar=True,
     show_default=True,
@@ -76,7 +78,7 @@ def prune(session: Session, keep: int, dry_run: bool, as_json: bool) -> None:
 
     A broken download counts as a file. What a golden is using or downloading at the moment stays.
     """
-    removed = Cache(session.state).prune(keep=keep, is_dry=dry_run)
+    removed = retention.prune(Cache(session.state).root, keep=keep, is_dry=dry_run)
     _print(removed, as_json=as_json, empty="nothing to remove")
     if removed and not as_json:
         freed = format_bytes(sum(entry.size_bytes for entry in removed))
@@ -92,9 +94,9 @@ def _print(entries: list[Entry], *, as_json: bool, empty: str) -> None:
             entry.distribution,
             entry.name,
             format_bytes(entry.size_bytes),
-            entry.used[:16].replace("T", " "),
+            format_moment(entry.used),
             entry.verified if entry.state == "whole" else "came in part",
         ]
         for entry in entries
     ]
-    print_table(["DISTRIBUTION", "FILE", "SIZE", "USED (UTC)", "VERIFIED BY"], rows, empty=empty)
+    print_table(["DISTRIBUTION", "FILE", "SIZE", "USED", "VERIFIED BY"], rows, empty=empty)

@@ -14,16 +14,18 @@ from builder.cli.clone_options import (
     capacity_options,
     some_names,
 )
+from builder.cli.clone_pool import pool_
 from builder.cli.clone_use import check, console, cp, exec_, logs, repair, revert, snapshot, ssh_
+from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.clones import collection
 from builder.tools import libvirt
-from builder.units import format_bytes
+from builder.units import format_bytes, format_moment
 
 _STOP_TIMEOUT_S = 60.0
 
 
-@click.group()
+@click.group(cls=Overview)
 def clone() -> None:
     """Throw-away machines, each on an overlay of an image that is only ever read."""
 
@@ -41,7 +43,15 @@ def list_(session: Session, as_json: bool) -> None:
     print_table(
         ["NAME", "STATE", "IMAGE", "VERSION", "SSH PORT", "OWNER", "MADE"],
         [
-            [c.name, states[c.name], c.image.image, c.image.version, str(c.ssh_port), _owner_text(c), c.made]
+            [
+                c.name,
+                states[c.name],
+                c.image.image,
+                c.image.version,
+                str(c.ssh_port),
+                _owner_text(c),
+                format_moment(c.made),
+            ]
             for c in found
         ],
         empty="no clones",
@@ -49,6 +59,8 @@ def list_(session: Session, as_json: bool) -> None:
 
 
 def _owner_text(lease: clones.Lease) -> str:
+    if lease.pool is not None:
+        return "waits in a pool"
     if lease.owner is None:
         return "kept"
     return f"{lease.owner.pid} (dead)" if lease.is_orphaned else str(lease.owner.pid)
@@ -160,7 +172,7 @@ def gc(session: Session, dry_run: bool, with_memory: bool, as_json: bool) -> Non
     )
 
 
-for command in (create, warm_, ssh_, console, cp, exec_, logs, snapshot, revert, check, repair):
+for command in (create, warm_, pool_, ssh_, console, cp, exec_, logs, snapshot, revert, check, repair):
     clone.add_command(command)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from builder import clones, preflight, run
+from builder import clones, run
 from builder.cli.clone_options import (
     capacity,
     capacity_options,
@@ -21,11 +22,11 @@ from builder.cli.clone_options import (
     parse_nics,
     parse_sizes,
 )
+from builder.cli.clone_source import reaching, source_of
 from builder.cli.session import Session, examples, images_option, json_option, key_option, pass_session, print_json
-from builder.clones import warm
+from builder.clones import habit, pools, ready, warm
 from builder.errors import ConfigError
 from builder.model import Firmware
-from builder.store import Store
 from builder.tools import libvirt, ssh
 from builder.tools.domain import Forward, Nic
 from builder.units import format_bytes, format_seconds
@@ -38,6 +39,8 @@ from builder.units import format_bytes, format_seconds
         "golden clone create --image rocky9-bootstrapped --count 70 --no-start     # rocky9-bootstrapped-1, -2, …",
         "golden clone create db1 db2 --image rocky9-db --disk '10 GiB' --forward 15432:5432 --wait-memory '10 min'",
         "golden clone create r1 --image rocky9-base --network user --network bridge=virbr0",
+        "golden clone create n1 n2 --image rocky9-base --network user --network lan=mine    # and each other",
+        "golden clone create --image rocky9-bootstrapped --from-pool    # of golden clone pool",
         "golden clone create web4 --image rocky9-bootstrapped --prefer flat",
         "golden clone create web3 --image rocky9-bootstrapped --key ~/.ssh/ci --json | jq -r .ssh",
     )
@@ -59,7 +62,7 @@ from builder.units import format_bytes, format_seconds
     "nics",
     multiple=True,
     callback=parse_nics,
-    metavar="user|network=NAME|bridge=NAME",
+    metavar="user|network=NAME|bridge=NAME|lan=NAME",
     help="A network card; several make several, in this order.  [default: user]",
 )
 @click.option(
@@ -88,7 +91,13 @@ from builder.units import format_bytes, format_seconds
     "is_warm",
     default=None,
     envvar="GOLDEN_WARM",
-    help="Save the image's memory first if that was not done / boot, whatever is saved.  [default: use what is saved]",
+    help="Save the image's memory first if that was not done / boot, whatever is saved.  [default: save it when an "
+    "image is started here for the second time]",
+)
+@click.option(
+    "--from-pool",
+    is_flag=True,
+    help="Take clones that golden clone pool keeps ready, with the names that they have; what is missing is made.",
 )
 @click.option("--verify", is_flag=True, help="Read all image files again, also those that do not seem to have changed.")
 @click.option("--keep", is_flag=True, help="No owner: golden clone gc never takes it.")
@@ -116,6 +125,7 @@ def create(
     no_start: bool,
     no_wait: bool,
     is_warm: bool | None,
+    from_pool: bool,
     verify: bool,
     keep: bool,
     owner_pid: int | None,
@@ -131,7 +141,9 @@ def create(
     key = key or session.key
     if key is None and not (no_wait or no_start or own_key):
         raise ConfigError("waiting for SSH needs a key, and there is no project that has one", try_next="--key FILE")
-    source = _source(session, image, prefer, installed)
+    if from_pool:
+        _need_poolable(names, is_off=no_start, has_own_key=own_key, is_verified=verify)
+    source = source_of(session, image, prefer, installed)
     accelerator = session.accelerator()
     taken = clones.names(session.state)
     orders = [
@@ -155,15 +167,26 @@ def create(
     ]
     boot_s = clones.BOOT_TIMEOUT_S * accelerator.time_factor
     limit = capacity(host_mib, wait_s)
-    with _reaching(session, source) as connection:
+    with reaching(session, source) as connection, contextlib.ExitStack() as undone:
+        got = _take(session, orders, connection, undone) if from_pool else []
+        orders = orders[: len(orders) - len(got)]
         seconds: Sequence[float | None] = [None] * len(orders)
         if no_start:
             made = clones.make(
                 orders, state=session.state, connection=connection, reporter=session.reporter, is_full=verify
             )
         else:
-            if is_warm:
+            if is_warm and orders:
                 warm.prepare(
+                    orders[0],
+                    state=session.state,
+                    connection=connection,
+                    reporter=session.reporter,
+                    boot_timeout_s=boot_s,
+                    capacity=limit,
+                )
+            elif is_warm is None and orders and not no_wait:
+                habit.prepare_again(
                     orders[0],
                     state=session.state,
                     connection=connection,
@@ -181,12 +204,54 @@ def create(
                 capacity=limit,
                 is_cold=is_warm is False,
             )
-    _print_made(made, source, seconds, state="off" if no_start else "running", as_json=as_json)
+            for lease in made if not no_wait else ():
+                habit.remember(lease, state=session.state, connection=connection)
+        undone.pop_all()
+    made, seconds = [*(lease for lease, _ in got), *made], [*(took_s for _, took_s in got), *seconds]
+    _print_made(made, source, seconds, state="off" if no_start else "running", as_json=as_json, taken=len(got))
+
+
+def _need_poolable(names: tuple[str, ...], *, is_off: bool, has_own_key: bool, is_verified: bool) -> None:
+    flags = {"a NAME": names, "--no-start": is_off, "--own-key": has_own_key, "--verify": is_verified}
+    said = [flag for flag, is_said in flags.items() if is_said]
+    if said:
+        raise ConfigError(
+            f"--from-pool and {said[0]} exclude each other: a clone that waits in a pool is on, and has its name",
+            try_next="leave one of them out",
+        )
+
+
+def _take(
+    session: Session, orders: Sequence[clones.Order], connection: libvirt.Connection, undone: contextlib.ExitStack
+) -> list[tuple[clones.Lease, float]]:
+    """Clones that waited, with the seconds that taking each took; `undone` removes them again."""
+    got: list[tuple[clones.Lease, float]] = []
+    pools_taken_from = set()
+    for order in orders:
+        begin = time.monotonic()
+        found = ready.take(order, state=session.state, connection=connection)
+        if found is None:
+            session.reporter.note(f"no clone of {order.source.build.stem} is ready, or none like this: it is made")
+            break
+        lease, pool = found
+        undone.callback(clones.destroy, lease.name, state=session.state, connection=connection)
+        pools_taken_from.add(pool)
+        got.append((lease, time.monotonic() - begin))
+    for pool in pools_taken_from:
+        pools.refill_later(pool, state=session.state)
+    return got
 
 
 def _print_made(
-    made: Sequence[clones.Lease], source: clones.Source, seconds: Sequence[float | None], *, state: str, as_json: bool
+    made: Sequence[clones.Lease],
+    source: clones.Source,
+    seconds: Sequence[float | None],
+    *,
+    state: str,
+    as_json: bool,
+    taken: int,
 ) -> None:
+    """taken: so many of them, the first ones, waited in a pool."""
     if as_json:
         facts = [
             facts_of(lease) | {"origin": source.origin, "boot_s": boot_s and round(boot_s, 2), "state": state}
@@ -195,9 +260,9 @@ def _print_made(
         # One clone is an object, as ever; several are a list.
         print_json(facts[0] if len(facts) == 1 else facts)
         return
-    for lease, boot_s in zip(made, seconds, strict=True):
+    for number, (lease, boot_s) in enumerate(zip(made, seconds, strict=True)):
         click.echo(f"{lease.name}: {source.build.stem}, the {source.origin} image {source.file}")
-        how = "went on from memory" if lease.warm else "booted"
+        how = "taken from the pool" if number < taken else "went on from memory" if lease.warm else "booted"
         click.echo(f"{how} in {format_seconds(boot_s)}" if boot_s else f"{state}; not waited for")
     verb = "start" if state == "off" else "ssh"
     click.echo(f"try: golden clone {verb} {made[0].name}")
@@ -237,7 +302,7 @@ def warm_(
 
     It fits clones with the same memory and CPUs, on this host with its QEMU and kernel; others boot.
     """
-    source, accelerator = _source(session, image, prefer, installed), session.accelerator()
+    source, accelerator = source_of(session, image, prefer, installed), session.accelerator()
     order = clones.Order(
         name="warm",
         source=source,
@@ -246,7 +311,7 @@ def warm_(
         accelerator=accelerator.kind_for(source.build.arch),
         key=key or session.key,
     )
-    with _reaching(session, source) as connection:
+    with reaching(session, source) as connection:
         memory, is_new = warm.prepare(
             order,
             state=session.state,
@@ -261,43 +326,6 @@ def warm_(
         return
     state = "saved" if is_new else "saved already"
     click.echo(f"{source.build.stem}: {state}, {format_bytes(memory.size_bytes)}; it booted in {memory.cold_s:.1f} s")
-
-
-@contextlib.contextmanager
-def _reaching(session: Session, source: clones.Source) -> Iterator[libvirt.Connection]:
-    """A connection to a libvirt whose QEMU can read what it has to."""
-    with libvirt.connect() as connection:
-        preflight.need_reach(session.state, connection)
-        preflight.need_reach(source.file.parent, connection)
-        yield connection
-
-
-def _source(session: Session, image: str, prefer: Literal["chain", "flat"] | None, installed: Path) -> clones.Source:
-    name, _, version = image.partition("@")
-    prefer = prefer or (session.project.prefer if session.has_project else "chain")
-    return _locate(session, name, version or None, images=installed.absolute(), is_flat=prefer == "flat")
-
-
-def _locate(session: Session, image: str, version: str | None, *, images: Path, is_flat: bool) -> clones.Source:
-    """The image, or its flat form if that is wanted and is of the very same build."""
-    builds = _store(session)
-    source = clones.locate(image, version, images=images, builds=builds)
-    if not is_flat or source.build.flattened:
-        return source
-    flat_image = f"{image}-flat"
-    with contextlib.suppress(ConfigError):  # it need not be installed
-        flat = clones.locate(flat_image, None, images=images, builds=None)
-        if flat.build.flattened == source.build.id:
-            return flat
-    for build in builds.builds(flat_image) if builds else []:
-        if build.flattened == source.build.id:
-            return clones.locate(flat_image, build.version, images=images, builds=builds)
-    session.reporter.note(f"there is no flat form of {source.build.stem}; the chain is taken")
-    return source
-
-
-def _store(session: Session) -> Store | None:
-    return session.store if session.has_project else None
 
 
 def facts_of(lease: clones.Lease) -> dict[str, object]:

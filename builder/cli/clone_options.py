@@ -50,7 +50,7 @@ def parse_seconds(_context: click.Context, _parameter: click.Parameter, text: st
 
 
 def parse_nics(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Nic, ...]:
-    """`user`, `network=NAME`, `bridge=NAME`, each one card."""
+    """`user`, `network=NAME`, `bridge=NAME`, `lan=NAME`, each one card."""
     cards = []
     for text in texts:
         kind, _, source = text.partition("=")
@@ -60,8 +60,10 @@ def parse_nics(_context: click.Context, _parameter: click.Parameter, texts: tupl
             cards.append(Nic(kind="network", source=source))
         elif kind == "bridge" and source:
             cards.append(Nic(kind="bridge", source=source))
+        elif kind == "lan" and source:
+            cards.append(Nic(kind="lan", source=source))
         else:
-            raise click.BadParameter(f"{text!r} is no network; write user, network=NAME or bridge=NAME")
+            raise click.BadParameter(f"{text!r} is no network; write user, network=NAME, bridge=NAME or lan=NAME")
     return tuple(cards) or (Nic(),)
 
 

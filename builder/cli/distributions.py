@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -23,9 +25,9 @@ _SOME_KEY = "ecdsa-sha2-nistp384 AAAA golden"
 def distributions(session: Session, as_json: bool) -> None:
     """List the distributions that golden and golden.toml know, and what was checked of each.
 
-    A kickstart that is valid was rendered for this table and read by pykickstart with the handler of its version. An
-    operating system that this machine's osinfo-db does not know is given to virt-install under a generic name. What
-    is installed here is the newest build of a base.
+    A kickstart that is valid was rendered for this table and read by pykickstart with the handler of its version. What
+    is installed here is the newest build of a base. --json has more: addresses, firmware, keys, and whether this
+    machine's osinfo-db knows the operating system; one that it does not is given to virt-install as a generic one.
     """
     project = session.project if session.has_project else config.without_file(session.file)
     installed = _installed(session, project) if session.has_project else {}
@@ -34,20 +36,23 @@ def distributions(session: Session, as_json: bool) -> None:
         print_json(rows)
         return
     print_table(
-        ["NAME", "TITLE", "ARCH", "FIRMWARE", "SOURCE", "SYNTAX", "OS ID", "KICKSTART", "INSTALLED HERE"],
+        ["NAME", "TITLE", "ARCH", "SOURCE", "KICKSTART", "INSTALLED HERE"],
         [
             [
-                *(row["name"], row["title"], row["arch"], row["firmware"]),
-                row["source"] or "yours to name: source = { dvd = … }",
-                row["kickstart_version"],
-                row["osinfo"] if row["osinfo_known"] is not False else f"{row['osinfo']} (unknown here)",
-                "valid" if row["problem"] is None else row["problem"],
+                *(row["name"], row["title"], row["arch"]),
+                _place(row["source"]) if row["source"] else "yours to name",
+                f"{row['kickstart_version']}, {'valid' if row['problem'] is None else row['problem']}",
                 row["installed"] or "no",
             ]
             for row in rows
         ],
         empty="there are no distributions",
     )
+
+
+def _place(source: str) -> str:
+    """The server of an address, the name of a file: enough to tell sources apart."""
+    return urlsplit(source).hostname or Path(source).name
 
 
 def _summary(project: Project, it: Distribution, installed: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from builder.cli.overview import Overview
 from builder.cli.session import (
     Session,
     examples,
@@ -34,7 +35,7 @@ _folder = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Overview)
 def harness() -> None:
     """Folders and environments for harnesses that were written for other images."""
 

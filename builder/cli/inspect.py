@@ -10,7 +10,7 @@ from builder.cli.session import Session, examples, json_option, pass_session, pr
 from builder.errors import ConfigError
 from builder.model import Build
 from builder.packages import compare
-from builder.units import format_bytes
+from builder.units import format_bytes, format_moment
 
 
 @click.command("list", epilog=examples("golden list", "golden list --json"))
@@ -67,7 +67,10 @@ def show(session: Session, image: str, as_json: bool) -> None:
         *(["software", f"{name} {version}"] for name, version in build.software.items()),
         ["key", build.key],
         *([f"  {name}", value] for name, value in build.inputs.items()),
-        ["built", f"{build.started} to {build.finished} with {build.accelerator.upper()}"],
+        [
+            "built",
+            f"{format_moment(build.started)} to {format_moment(build.finished)} with {build.accelerator.upper()}",
+        ],
         *([f"  {timing.step}", f"{timing.seconds:.1f} s"] for timing in build.times),
         *(["tool", f"{name}: {version}"] for name, version in build.tools.items()),
         ["logs", str(session.store.logs / build.stem)],
@@ -110,8 +113,8 @@ def diff(session: Session, a: str, b: str | None, previous: bool, changelogs: bo
             }
         )
         return
-    rows = [[change.kind, change.name, change.before or "", change.after or ""] for change in changes]
-    print_table(["CHANGE", "PACKAGE", before.stem, after.stem], rows, empty="the same packages")
+    rows = [[change.name, change.kind, change.before or "", change.after or ""] for change in changes]
+    print_table(["PACKAGE", "CHANGE", before.stem, after.stem], rows, empty="the same packages")
     for package, entry in entries.items() if changelogs else ():
         click.echo(f"\n{package}")
         for line in entry.splitlines():
@@ -140,7 +143,11 @@ def _pair(session: Session, a: str, b: str | None, *, previous: bool) -> tuple[B
 
 
 def _columns(build: Build | None) -> list[str]:
-    return [build.version, format_bytes(build.size_bytes), build.finished] if build else ["not built", "", ""]
+    return (
+        [build.version, format_bytes(build.size_bytes), format_moment(build.finished)]
+        if build
+        else ["not built", "", ""]
+    )
 
 
 def _is_private(session: Session, name: str, build: Build | None) -> bool:

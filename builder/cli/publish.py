@@ -13,6 +13,7 @@ from builder import channels
 from builder.channels import publication
 from builder.channels.publication import Published
 from builder.cli.build import images_argument
+from builder.cli.overview import Overview
 from builder.cli.package import newest_builds, private_option, terms_of
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.errors import ConfigError, HostError, VerifyError
@@ -240,7 +241,7 @@ def rollback(session: Session, channel: str, to: str | None, url: str | None, dr
     click.echo(f"channel '{channel}' {verb} from compose {found.before} back to {found.compose}: {found.url}")
 
 
-@click.group()
+@click.group(cls=Overview)
 def repo() -> None:
     """Serve, describe and check channels."""
 

@@ -41,10 +41,11 @@ def _complete_failed(context: click.Context, _parameter: click.Parameter, incomp
     )
 )
 @click.argument("images", nargs=-1, metavar="[IMAGE]...", shell_complete=_complete_failed)
+@click.option("--beside-others", is_flag=True, hidden=True, help="As a step of golden nightly, which holds the lock.")
 @click.option("--dry-run", is_flag=True, help="Say what would be gone on from; start nothing.")
 @json_option
 @pass_session
-def resume(session: Session, images: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def resume(session: Session, images: tuple[str, ...], beside_others: bool, dry_run: bool, as_json: bool) -> None:
     """Go on with builds that failed, each from its last good checkpoint.
 
     Steps that were done are not done again. Where the recipe changed, golden goes on from the last checkpoint before
@@ -60,7 +61,7 @@ def resume(session: Session, images: tuple[str, ...], dry_run: bool, as_json: bo
     host = Host(uri=libvirt.default_uri(), accelerator=session.accelerator())
     pipeline = Pipeline(session.project, session.store, host=host, reporter=session.reporter)
     with libvirt.connect(host.uri) as connection:
-        builds = pipeline.build(wanted, resume=wanted, connection=connection)
+        builds = pipeline.build(wanted, resume=wanted, connection=connection, is_step=beside_others)
     made = [build for build in builds if build.image in wanted]
     if as_json:
         print_json([build_summary(session, build) for build in made])

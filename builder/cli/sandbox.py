@@ -8,11 +8,12 @@ import click
 
 from builder import run
 from builder import sandbox as sandboxes
+from builder.cli.overview import Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
 from builder.units import format_bytes, format_seconds
 
 
-@click.group()
+@click.group(cls=Overview)
 def sandbox() -> None:
     """A tiny EL-shaped distribution, made from this host's Debian packages, to try golden with."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from builder import clones, config, preflight
+from builder.cli.table import print_table as print_table
 from builder.model import Project
 from builder.preflight import Accelerator
 from builder.progress import Reporter
@@ -109,17 +107,3 @@ def duration(_context: click.Context, _parameter: click.Parameter, text: str) ->
 
 def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, sort_keys=False))
-
-
-def print_table(columns: list[str], rows: list[list[str]], *, empty: str) -> None:
-    """A table without a frame, so that it can be cut by other tools; `empty` is printed when there are no rows."""
-    if not rows:
-        click.echo(empty)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # Into a pipe or a file each row is one line, however long.
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000).print(table)

@@ -12,7 +12,7 @@ from builder.cli.session import Session, examples, json_option, pass_session, pr
 from builder.cli.verdicts import need_passed, verify_builds
 from builder.model import Build
 from builder.promises import promises
-from builder.units import format_seconds
+from builder.units import format_moment, format_seconds
 from builder.verdicts import Verdict
 
 
@@ -45,7 +45,9 @@ def verify_images(session: Session, images: tuple[str, ...], again: bool, dry_ru
     if as_json:
         print_json([verdict.model_dump(mode="json") for _, verdict in found])
     else:
-        rows = [[it.image, it.version, _word(it), _boot(it), str(len(it.tests)), it.at] for _, it in found]
+        rows = [
+            [it.image, it.version, _word(it), _boot(it), str(len(it.tests)), format_moment(it.at)] for _, it in found
+        ]
         print_table(["IMAGE", "VERSION", "VERIFIED", "BOOT", "TESTS", "AT"], rows, empty="nothing to verify")
     need_passed(session, found)
 

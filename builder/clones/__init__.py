@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from builder.clones.access import is_running, target, wait
+from builder.clones.access import BOOT_TIMEOUT_S, is_running, target, wait
 from builder.clones.leases import (
     Lease,
     Owner,
@@ -37,8 +37,6 @@ from builder.clones.sources import INSTALLED_IMAGES, Source, image_names, locate
 from builder.errors import ConfigError
 from builder.progress import Reporter
 from builder.tools.libvirt import Connection
-
-BOOT_TIMEOUT_S = 120.0
 
 __all__ = [
     "BOOT_TIMEOUT_S",

@@ -12,6 +12,9 @@ from builder.tools import ssh
 from builder.tools.console import Console
 from builder.tools.libvirt import Connection, Domain
 
+# With KVM; multiplied where there is none.
+BOOT_TIMEOUT_S = 120.0
+
 _POLL_S = 0.5
 
 

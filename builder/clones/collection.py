@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from builder.clones import pins, saved
+from builder.clones import habit, pins, pools, saved
 from builder.clones.leases import DISK, directory, find, lock, names, whole_leases
 from builder.clones.removal import release, remove
 from builder.errors import ConfigError, HostError, VerifyError
@@ -16,11 +16,14 @@ from builder.model import Frozen
 from builder.tools.domain import read_label
 from builder.tools.libvirt import Connection, Vanished
 
+# That an image was started here: longer than that, and its clones are as if they were the first.
+_REMEMBERED_S = 30 * 24 * 3600.0
+
 
 class Garbage(Frozen):
     """kind, name: what it is. reason: why nobody needs it. Sizes in bytes on this disk."""
 
-    kind: Literal["clone", "rest", "machine", "memory", "links"]
+    kind: Literal["clone", "pool", "rest", "machine", "memory", "links"]
     name: str
     reason: str
     size_bytes: int = 0
@@ -37,6 +40,10 @@ def collect(
     folder = state / "clones"
     if not folder.is_dir():
         return found
+    for pool in pools.without_image(state):
+        found.append(Garbage(kind="pool", name=pool.name, reason="its image is gone"))
+        if not is_dry:
+            pools.declare(pool.model_copy(update={"ready": 0}), state=state)
     for name in names(state):
         with _if_free(state, name, note=note) as is_free:
             if is_free and (reason := _why_unneeded(state, name, connection)) is not None:
@@ -80,6 +87,8 @@ def _why_unneeded(state: Path, name: str, connection: Connection) -> str | None:
         return "it was cut off while it was made"
     if lease.is_orphaned and lease.owner is not None:
         return f"its owner, process {lease.owner.pid}, is dead"
+    if lease.pool is not None:
+        return pools.why_unneeded(lease, pools.pool_of(lease, state), state=state, connection=connection)
     return None
 
 
@@ -121,6 +130,8 @@ def _machines(state: Path, *, connection: Connection, is_dry: bool) -> Iterator[
 def _memory(state: Path, *, is_dry: bool, with_memory: bool, connection: Connection) -> Iterator[Garbage]:
     """Saved memory that fits no more: of another QEMU, libvirt, kernel or agent, or of an image that is gone."""
     users = {lease.warm for lease in whole_leases(state)}
+    if not is_dry:
+        habit.forget(state, older_than_s=0 if with_memory else _REMEMBERED_S)
     for place in saved.places(state):
         reason = _why_unfit(place, connection)
         if reason is None and with_memory:

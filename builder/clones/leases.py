@@ -5,6 +5,7 @@ STATE/clones/web1/lease.json    written before the first image file is used; col
                   extra-1.qcow2, seed.iso, console.log, nvram.fd, snapshots/
 STATE/clones/.bases/SHA256/     hard links of the image files that overlays stand on (builder/clones/pins.py)
 STATE/clones/.warm/KEY/         memory of a guest that has booted (builder/clones/warm.py)
+STATE/clones/.pools/IMAGE.json  how many are kept ready, waiting to be taken (builder/clones/pools.py)
 STATE/clones/.locks/web1        held while web1 is created, started or destroyed
 """
 
@@ -79,7 +80,8 @@ class Lease(Frozen):
     """`lease.json`. files: the image's file, its parent's, … down to the base. uri: the libvirt that runs the machine.
 
     pins: the same files, as the overlay names them. extra_disks: sizes in bytes. owner: None for one that is kept
-    until somebody destroys it. warm: the key of the saved memory that the overlay stands on. made: UTC, ISO 8601.
+    until somebody destroys it. warm: the key of the saved memory that the overlay stands on. pool: in which it waits
+    for somebody to take it. made: UTC, ISO 8601.
     """
 
     format: Literal[1] = 1
@@ -104,6 +106,7 @@ class Lease(Frozen):
     authorized_key: str | None = None
     owner: Owner | None = None
     warm: str | None = None
+    pool: str | None = None
     made: str
 
     @property

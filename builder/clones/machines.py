@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from builder.clones import pins, saved
+from builder.clones import pins, ready, saved
 from builder.clones.layout import lay_overlay, machine
 from builder.clones.leases import CONSOLE, DISK, Lease, directory, find, lock, need_known, write
 from builder.clones.memory import Capacity, host_capacity, reserved
@@ -31,11 +31,13 @@ def start(
     reporter: Reporter,
     capacity: Capacity | None = None,
     is_cold: bool = False,
+    is_modest: bool = False,
 ) -> Lease:
     """Switch a clone on; nothing happens if it is on. A first start goes on from saved memory, if there is some.
 
-    capacity: the host's if None. is_cold: boot, whatever memory is saved. Raises ConfigError, HostError, ToolError,
-    or VerifyError if an image file below it is gone or changed.
+    capacity: the host's if None. is_cold: boot, whatever memory is saved. is_modest: clones that wait in a pool do not
+    give way to it. Raises ConfigError, HostError, ToolError, or VerifyError if an image file below it is gone or
+    changed.
     """
     need_known(state, name)
     with lock(state, name):
@@ -51,6 +53,10 @@ def start(
         remove_stray(name, state=state, connection=connection, is_known=True)
         limit = capacity or host_capacity()
         with reporter.step(f"start {name}") as step:
+            if not is_modest:
+                ready.give_way(
+                    lease.memory_mib, limit, state=state, connection=connection, note=reporter.note, besides=name
+                )
             starter = _Starter(lease, limit, state=state, connection=connection, reporter=reporter, note=step.note)
             return starter.cold() if is_cold else starter.warm_or_cold()
 

@@ -58,6 +58,8 @@ def check(orders: Sequence[Order]) -> None:
             raise ConfigError(
                 "ports are forwarded by a card in user mode, and there is none", try_next="--network user, too"
             )
+        if all(nic.kind == "lan" for nic in order.nics):
+            raise ConfigError("nobody gets in by a card on a LAN of clones alone", try_next="--network user, before it")
         if len(order.extra_disks) > MOST_DISKS:
             raise ConfigError(f"{len(order.extra_disks)} extra disks are too many; there can be {MOST_DISKS}")
         wanted = [(forward.protocol, forward.host_port) for forward in order.forwards if forward.host_port]

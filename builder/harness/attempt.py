@@ -37,6 +37,8 @@ def wanted(test: Test, image: str) -> dict[str, Wanted]:
             memory_mib=role.memory_mib,
             cpus=role.cpus,
             ports=role.ports,
+            lan=test.lan,
+            is_cold=test.cold,
             user_data=(test.folder / role.seed).read_text(encoding="utf-8") if role.seed else None,
         )
         for name, role in test.roles.items()

@@ -2,6 +2,7 @@
 
 image = "rocky9-engine-installed"         # or several; --image of `golden test` goes before it
 machines = ["engine", "host0"]            # or [machines.engine] tables; one, "main", by itself
+lan = true                                # they see each other as engine and host0
 scripts = ["setup.sh", { run = "check.sh", on = "host0" }]
 limits = { boot = "2 min", run = "10 min" }
 bug = "https://bugs.example.org/1", until = "2026-12-31"
@@ -66,7 +67,8 @@ class Test(Frozen):
     images: to run on one after the other; none, where only --image says. suite: tests of the same suite share their
     machines and run one after the other. results: how they come back. files: what goes into the guest.
     boot_s, run_s: limits in seconds, with KVM. fatal: patterns of console lines after which waiting is no use, beside
-    golden's own. bug, until: it is known to fail, until the end of that day.
+    golden's own. lan: whether its machines see each other by their names. cold: they boot, whatever memory is saved.
+    bug, until: it is known to fail, until the end of that day.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Test(Frozen):
     run_s: int = 600
     fatal: tuple[str, ...] = ()
     may_reboot: bool = False
+    lan: bool = False
+    cold: bool = False
     bug: str | None = None
     until: date | None = None
 
@@ -130,6 +134,8 @@ class _Test(Raw):
     limits: _Limits = _Limits()
     fatal: list[str] = Field(default=[])
     may_reboot: bool = False
+    lan: bool = False
+    cold: bool = False
     bug: str | None = None
     until: date | None = None
 
@@ -217,6 +223,8 @@ def load(path: Path, *, top: Path) -> Test:
         run_s=raw.limits.run,
         fatal=tuple(raw.fatal),
         may_reboot=raw.may_reboot,
+        lan=raw.lan,
+        cold=raw.cold,
         bug=raw.bug,
         until=raw.until,
     )
@@ -292,6 +300,8 @@ def _contradictions(raw: _Test, folder: Path) -> Iterator[tuple[tuple[Any, ...],
             yield ("fatal", number), f"'{pattern}' is no regular expression: {error}"
     if raw.results == "disk" and (len(roles) > 1 or not raw.scripts):
         yield ("results",), "results come on a disk from scripts on a single machine"
+    if raw.lan and len(roles) < 2:
+        yield ("lan",), "a LAN is of several 'machines'"
     if raw.until is not None and raw.bug is None:
         yield ("until",), "a date without a 'bug' says nothing"
     for name in raw.environment:

@@ -38,7 +38,7 @@ class Address(Frozen):
     """A running machine, as far as another process needs to know it. name: its role, "engine" or "host0".
 
     clone: what `golden clone` knows it by. image: IMAGE@VERSION. console: the log of its serial console.
-    forwards: port of the machine -> port of this host's loopback.
+    forwards: port of the machine -> port of this host's loopback. lan_mac: of its card on the LAN of its deployment.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Address(Frozen):
     console: Path
     host: str = "127.0.0.1"
     forwards: dict[int, int] = Field(default_factory=dict)
+    lan_mac: str | None = None
 
     @property
     def target(self) -> ssh.Target:

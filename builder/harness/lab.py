@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from builder import clones, config, preflight
+from builder.clones import habit, pools, ready
 from builder.clones.memory import declared
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
+from builder.harness import lans
 from builder.harness.guest import Address, Guest
 from builder.harness.watch import HICCUP
 from builder.preflight import Accelerator
@@ -22,7 +25,7 @@ from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
 from builder.tools.console import FATAL, Console, Patterns
-from builder.tools.domain import Forward
+from builder.tools.domain import Forward, Nic, mac
 
 _numbers = itertools.count(1)
 
@@ -38,7 +41,8 @@ class Wanted(Frozen):
     """A machine as a test wants it. image: IMAGE or IMAGE@VERSION. None: what the image's build says.
 
     extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. user_data: of a cloud-init
-    NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved.
+    NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved. lan: whether it has a second card, on a
+    network of its own with the others that have one.
     """
 
     image: str
@@ -48,12 +52,15 @@ class Wanted(Frozen):
     ports: tuple[int, ...] = ()
     user_data: str | None = None
     is_cold: bool = False
+    lan: bool = False
 
 
 class Lab:
     """All that machines for tests need of this host.
 
     images: folder of installed images. builds: of the project, where there is one. key: lets golden into the images.
+    is_warm: whether the memory of an image is saved by itself when a second machine of it is wanted; False: all boot,
+    whatever is saved; None: they go on from what is saved.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class Lab:
         key: Path | None,
         accelerator: Accelerator,
         reporter: Reporter | None = None,
+        is_warm: bool | None = None,
     ) -> None:
         self.state = state
         self.images = images
@@ -72,6 +80,7 @@ class Lab:
         self.key = key
         self.accelerator = accelerator
         self.reporter = reporter or Reporter("quiet")
+        self.is_warm = is_warm
 
     def source(self, image: str) -> clones.Source:
         """image: IMAGE or IMAGE@VERSION. Raises ConfigError if it is neither installed nor built."""
@@ -108,9 +117,11 @@ class Lab:
         limit_s = (boot_timeout_s or clones.BOOT_TIMEOUT_S) * self.accelerator.time_factor
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(libvirt.connect())
+            # No two deployments share one, in whatever process they are.
+            lan = secrets.token_hex(8)
             guests = {
                 role: stack.enter_context(
-                    self._made(role, one, connection, is_stopped=is_stopped, before_start=before_start)
+                    self._made(role, one, connection, lan=lan, is_stopped=is_stopped, before_start=before_start)
                 )
                 for role, one in wanted.items()
             }
@@ -120,6 +131,8 @@ class Lab:
                 return
             try:
                 _wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
+                self._remember(guests, connection)
+                lans.join(guests, time_factor=self.accelerator.time_factor)
             except GoldenError as error:
                 on_failure(guests, error)
                 raise
@@ -132,6 +145,7 @@ class Lab:
         wanted: Wanted,
         connection: libvirt.Connection,
         *,
+        lan: str,
         is_stopped: Callable[[], bool],
         before_start: Callable[[Path], None],
     ) -> Iterator[Guest]:
@@ -152,24 +166,31 @@ class Lab:
             accelerator=self.accelerator.kind_for(source.build.arch),
             key=self.key,
             extra_disks=wanted.extra_disks,
+            nics=(Nic(), Nic(kind="lan", source=lan)) if wanted.lan else (Nic(),),
             forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
             has_seed=wanted.user_data is not None,
             user_data=wanted.user_data,
             owner=clones.this_process(),
         )
-        (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
+        made = self._taken(order, connection, wanted)
+        if made is None:
+            if not wanted.is_cold:
+                self._warm_up(order, connection, is_stopped)
+            made = self._new(order, connection)
         try:
-            before_start(clones.directory(self.state, made.name))
-            self._wait_for_memory(order, is_stopped)
-            lease = clones.start(
-                made.name,
-                state=self.state,
-                connection=connection,
-                reporter=self.reporter,
-                capacity=clones.host_capacity(wait_s=_START_WAIT_S),
-                # What is written into the overlay is not in any memory that was saved.
-                is_cold=wanted.is_cold,
-            )
+            lease = made
+            if made.name == order.name:
+                before_start(clones.directory(self.state, made.name))
+                self._wait_for_memory(order, connection, is_stopped)
+                lease = clones.start(
+                    made.name,
+                    state=self.state,
+                    connection=connection,
+                    reporter=self.reporter,
+                    capacity=clones.host_capacity(wait_s=_START_WAIT_S),
+                    # What is written into the overlay is not in any memory that was saved.
+                    is_cold=wanted.is_cold or self.is_warm is False,
+                )
             yield Guest(
                 Address(
                     name=role,
@@ -179,15 +200,56 @@ class Lab:
                     key=lease.key or self.key,
                     console=clones.console_log(self.state, lease.name),
                     forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
+                    lan_mac=mac(lease.uuid, 1) if wanted.lan else None,
                 )
             )
         finally:
             with contextlib.suppress(ConfigError):  # somebody else destroyed it
                 clones.destroy(made.name, state=self.state, connection=connection)
 
-    def _wait_for_memory(self, order: clones.Order, is_stopped: Callable[[], bool]) -> None:
+    def _taken(self, order: clones.Order, connection: libvirt.Connection, wanted: Wanted) -> clones.Lease | None:
+        """One that waits in a pool, unless something is to be done before the start."""
+        found = (
+            None
+            if wanted.is_cold or self.is_warm is False
+            else ready.take(order, state=self.state, connection=connection)
+        )
+        if found is None:
+            return None
+        lease, pool = found
+        pools.refill_later(pool, state=self.state)
+        return lease
+
+    def _warm_up(self, order: clones.Order, connection: libvirt.Connection, is_stopped: Callable[[], bool]) -> None:
+        """The second machine of an image waits for its memory to be saved, once on this host."""
+        if self.is_warm:
+            habit.prepare_again(
+                order,
+                state=self.state,
+                connection=connection,
+                reporter=self.reporter,
+                boot_timeout_s=clones.BOOT_TIMEOUT_S * self.accelerator.time_factor,
+                capacity=clones.host_capacity(wait_s=_START_WAIT_S),
+                is_stopped=is_stopped,
+            )
+
+    def _remember(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
+        for guest in guests.values():
+            with contextlib.suppress(GoldenError):  # somebody else destroyed it
+                lease = clones.find(self.state, guest.address.clone)
+                habit.remember(lease, state=self.state, connection=connection)
+
+    def _new(self, order: clones.Order, connection: libvirt.Connection) -> clones.Lease:
+        (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
+        return made
+
+    def _wait_for_memory(
+        self, order: clones.Order, connection: libvirt.Connection, is_stopped: Callable[[], bool]
+    ) -> None:
         """Until the machines of others leave room, or nobody waits any more; the start itself has the last word."""
-        total = clones.host_capacity().total_mib
+        limit = clones.host_capacity()
+        total = limit.total_mib
+        ready.give_way(order.memory_mib, limit, state=self.state, connection=connection, note=self.reporter.note)
         end = time.monotonic() + _MEMORY_WAIT_S
         while order.memory_mib <= total and time.monotonic() < end and not is_stopped():
             if sum(declared().values()) + order.memory_mib <= total:
@@ -202,10 +264,12 @@ def open_lab(
     images: Path | None = None,
     key: Path | None = None,
     reporter: Reporter | None = None,
+    is_warm: bool | None = None,
 ) -> Lab:
     """The lab of a project, or of a host that has installed images and no project.
 
-    file: golden.toml; it need not be there. state: the default one if None. Raises ConfigError, HostError.
+    file: golden.toml; it need not be there. state: the default one if None. is_warm: as in `Lab`. Raises ConfigError,
+    HostError.
     """
     state = (state or default_state()).absolute()
     quiet = reporter or Reporter("quiet")
@@ -217,6 +281,7 @@ def open_lab(
         key=key or (project.ssh_key if project else None),
         accelerator=preflight.accelerator(state, reporter=quiet),
         reporter=quiet,
+        is_warm=is_warm,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
@@ -18,15 +18,21 @@ from urllib.parse import urlsplit
 
 from builder import run
 from builder.errors import ConfigError, HostError, ToolError, VerifyError, did_you_mean
-from builder.model import VERSION, Frozen, ImageId, version_key
+from builder.model import VERSION, Build, Frozen, ImageId, version_key
 from builder.store import read_build, sha256
 from builder.tools import createrepo, download, gpg
 from builder.tools.createrepo import Package
 from builder.tools.download import Patience, shown
+from builder.tools.openpgp import Signer
 
 Note = Callable[[str], None]
 
-# What golden's packages provide and require: the very bytes of an image. See builder/package.py, `image_id`.
+
+class NoChannelError(ConfigError):
+    """There is nothing at the address of a channel: neither a mirrorlist nor metadata."""
+
+
+# What golden's packages provide and require: the very bytes of an image. See builder/package/spec.py, `image_id`.
 _IMAGE_ID = re.compile(r"golden-image-id\((?P<package>[^:]+)-[^-:]+-[^-:]+:(?P<sha256>[0-9a-f]{64})\)")
 _IMAGES = "/usr/share/golden/images/"
 _METADATA = re.compile(r"repodata/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -59,10 +65,8 @@ def find(
     sha256: of the image's file, if it has to be that one. key: the metadata has to be signed with it.
     folder: for the metadata; the caller's to remove. Raises ConfigError, ToolError, VerifyError.
     """
-    compose = _compose(channel, folder, patience=patience, note=note)
-    _fetch_metadata(compose, folder, key=key, patience=patience, note=note)
     name, _, version = image.partition("@")
-    known = {rpm.capability: rpm for rpm in _images(createrepo.read(folder), compose)}
+    known = {it.capability: it for it in images(channel, key=key, folder=folder, patience=patience, note=note)}
     fitting = [
         rpm
         for rpm in known.values()
@@ -70,7 +74,19 @@ def find(
     ]
     if not fitting:
         raise _unknown(channel, image, sha256, [rpm.id for rpm in known.values()])
-    chain = [max(fitting, key=lambda rpm: version_key(rpm.id.version))]
+    return chain_of(max(fitting, key=lambda rpm: version_key(rpm.id.version)), known, channel=channel)
+
+
+def images(channel: str, *, key: Path | None, folder: Path, patience: Patience, note: Note) -> list[ImageRpm]:
+    """All versions of all images that a channel has. As `find`; NoChannelError if there is nothing at its address."""
+    compose = _compose(channel, folder, patience=patience, note=note)
+    _fetch_metadata(compose, folder, key=key, patience=patience, note=note)
+    return _images(createrepo.read(folder), compose)
+
+
+def chain_of(rpm: ImageRpm, known: Mapping[str, ImageRpm], *, channel: str) -> list[ImageRpm]:
+    """It and all that it stands on, itself first. known: capability -> RPM. Raises VerifyError if one is missing."""
+    chain = [rpm]
     while (below := chain[-1].parent) is not None:
         if below not in known or known[below] in chain:
             raise VerifyError(
@@ -79,6 +95,29 @@ def find(
             )
         chain.append(known[below])
     return chain
+
+
+def facts(rpm: ImageRpm, folder: Path, *, signer: Signer | None, patience: Patience, note: Note) -> Build:
+    """What is said of an image beside its RPM, a few KiB; with a signer, proven by the statement that it signed.
+
+    Raises ToolError if it cannot be read, VerifyError if it is not what the statement vouches for.
+    """
+    from builder.tools import attestation  # its libraries take a quarter of a second to load
+
+    file = folder / f"{rpm.id.stem}.build.json"
+    address = rpm.url.removesuffix(".rpm")
+    download.fetch(f"{address}.build.json", file, patience=patience, note=note)
+    build = read_build(file)
+    if build.id != rpm.id:
+        raise VerifyError(f"{shown(address)}.build.json is of another image than the channel's metadata says")
+    if signer is not None:
+        statements = folder / f"{rpm.id.stem}.intoto.jsonl"
+        download.fetch(f"{address}.intoto.jsonl", statements, patience=patience, note=note)
+        found = attestation.read(statements.read_text(encoding="utf-8"), signer=signer, what=rpm.id.stem)
+        subjects = {it["name"]: it["digest"]["sha256"] for statement in found for it in statement["subject"]}
+        if subjects.get(f"{rpm.id.stem}.json") != sha256(file):
+            raise VerifyError(f"{shown(address)}.build.json is not the file that its statement vouches for")
+    return build
 
 
 def bring(chain: Iterable[ImageRpm], folder: Path, *, log: Path, patience: Patience, note: Note) -> list[Path]:
@@ -136,7 +175,7 @@ def _fetch_metadata(compose: str, folder: Path, *, key: Path | None, patience: P
         download.fetch(f"{compose}/repodata/repomd.xml", repomd, patience=patience, note=note)
     except ToolError as error:
         if _is_missing(error):
-            raise ConfigError(
+            raise NoChannelError(
                 f"there is no channel of golden's at {shown(compose)}: it has neither a mirrorlist nor repodata/",
                 try_next='channel = "URL/NAME", as the .repo file of golden repo client-config has it',
             ) from error

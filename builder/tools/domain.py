@@ -67,9 +67,12 @@ class Forward(Frozen):
 
 
 class Nic(Frozen):
-    """A network card. source: the name of the libvirt network or of the host's bridge; None in user mode."""
+    """A network card. source: the name of the libvirt network, of the host's bridge, or of the LAN; None in user mode.
 
-    kind: Literal["user", "network", "bridge"] = "user"
+    lan: a network of machines that name it alike, on this host and nowhere else, which needs no privileges.
+    """
+
+    kind: Literal["user", "network", "bridge", "lan"] = "user"
     source: str | None = None
 
 
@@ -199,7 +202,7 @@ def _devices(root: ET.Element, machine: Machine) -> None:
         ET.SubElement(element, "source", file=str(machine.scratch))
         ET.SubElement(element, "target", dev=f"vd{chr(ord('a') + len(machine.disks))}", bus="virtio")
     for nic, address in zip(machine.nics, machine.macs, strict=False):
-        if nic.kind != "user":
+        if nic.kind in ("network", "bridge"):
             _interface(devices, nic, address)
     ET.SubElement(devices, "controller", type="usb", model="none")
     serial = ET.SubElement(devices, "serial", type="pty")
@@ -255,12 +258,12 @@ def _interface(devices: ET.Element, nic: Nic, address: str) -> None:
 
 
 def _network(root: ET.Element, machine: Machine) -> None:
-    """Cards in user mode, the first with forwarded ports, through the QEMU name space.
+    """Cards in user mode, the first with forwarded ports, and on LANs, through the QEMU name space.
 
     libvirt's own <portForward> needs passt, which libvirt 9.0 as built by Debian refuses. No option ROM: none of
     these machines boots from the network.
     """
-    words = user_network_arguments(machine)
+    words = [*user_network_arguments(machine), *_lan_arguments(machine)]
     if words:
         commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
         for word in words:
@@ -292,6 +295,31 @@ def user_network_arguments(machine: Machine) -> list[str]:
         )
         words += ["-netdev", netdev, "-device", device]
     return words
+
+
+def _lan_arguments(machine: Machine) -> list[str]:
+    """QEMU's own arguments for cards on a LAN. Source: qemu(1), "-netdev socket,mcast"."""
+    words: list[str] = []
+    place = _FIRST_NIC_SLOT + sum(nic.kind == "user" for nic in machine.nics)
+    for number, nic in enumerate(machine.nics):
+        if nic.kind == "lan":
+            # By the loopback alone: nothing of it leaves the host, and no other host's machines are heard.
+            words += ["-netdev", f"socket,id=n{number},mcast={lan_group(str(nic.source))},localaddr=127.0.0.1"]
+            words += [
+                "-device",
+                f"virtio-net-pci,netdev=n{number},mac={machine.macs[number]},addr={place:#x},romfile=",
+            ]
+            place += 1
+    return words
+
+
+def lan_group(name: str) -> str:
+    """The multicast group and port of a LAN: 239.X.Y.Z is for whoever is there, and no program is given these ports.
+
+    Source: RFC 2365; ip(7), ip_local_port_range.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    return f"239.{digest[0]}.{digest[1]}.{digest[2]}:{20000 + int.from_bytes(digest[3:5], 'big') % 10000}"
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:

@@ -6,13 +6,14 @@ import io
 import re
 import shlex
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from builder import run
 from builder.errors import ToolError, VerifyError
 from builder.model import Frozen
 from builder.tools import proxies
+from builder.tools.appliance import Appliance, pausing
 from builder.units import MIB
 
 # Where libguestfs' appliance reaches the host's loopback. Source: guestfs(3), "set-network"; measured.
@@ -30,11 +31,15 @@ _RUNNING = re.compile(r"^\[ *[0-9.]+\] (.*)$")
 
 
 class Operation(Frozen):
-    """A shell script run as root in the guest's file system. name: unique in its call; it names file and error."""
+    """A shell script run as root in the guest's file system. name: unique in its call; it names file and error.
+
+    is_written_out: whether all that it did is on the disk when it ends.
+    """
 
     name: str
     script: str
     timeout_s: float
+    is_written_out: bool = False
 
 
 def copy_printed(folder: str) -> str:
@@ -60,7 +65,9 @@ def write_scripts(operations: Sequence[Operation], folder: Path) -> None:
         # Nobody else may read it, not even for a moment: one of them may hold the hash of a password.
         path.unlink(missing_ok=True)
         path.touch(mode=0o700)
-        path.write_text(f"#!/bin/sh\nset -eu\necho '{_HEADING}{operation.name}'\n{operation.script}", encoding="utf-8")
+        # In a subshell, which a script of a user's may leave as it likes.
+        body = f"(\n{operation.script}\n)\nsync\n" if operation.is_written_out else operation.script
+        path.write_text(f"#!/bin/sh\nset -eu\necho '{_HEADING}{operation.name}'\n{body}", encoding="utf-8")
 
 
 def argv(
@@ -90,25 +97,37 @@ def customize(
     is_kvm: bool,
     time_factor: float,
     note: Callable[[str], None],
+    before: Mapping[str, Callable[[Appliance], None]] | None = None,
 ) -> None:
     """Run `operations` on `disk` in one start of the appliance; `note` hears which one is at work.
 
-    time_factor: what the operations' time limits are multiplied by. Raises ToolError naming the operation.
+    time_factor: what the operations' time limits are multiplied by. before: what is done to the appliance before an
+    operation, by its name. Raises ToolError naming the operation.
     """
     write_scripts(operations, scripts)
     make_output_disk(output)
     limit_s = (_START_TIMEOUT_S + sum(operation.timeout_s for operation in operations)) * time_factor
     follower = _Follower(log, note)
+    todo = {_script(it, scripts): (before or {})[it.name] for it in operations if it.name in (before or {})}
     try:
-        run.run(
-            argv(operations, disk=disk, output=output, scripts=scripts, more=more),
-            why=why,
-            timeout_s=limit_s,
-            log=log,
-            # virt-customize hands these on to what it runs in the guest.
-            env=environment(is_kvm=is_kvm) | proxies.for_guest(HOST, with_passwords=True),
-            watch=follower.poll,
-        )
+        with pausing(disk, todo) as pauses:
+
+            def watch() -> None:
+                follower.poll()
+                if pauses is not None:
+                    pauses.poll()
+
+            run.run(
+                argv(operations, disk=disk, output=output, scripts=scripts, more=more),
+                why=why,
+                timeout_s=limit_s,
+                log=log,
+                # virt-customize hands the proxies on to what it runs in the guest.
+                env=environment(is_kvm=is_kvm)
+                | proxies.for_guest(HOST, with_passwords=True)
+                | (pauses.environment if pauses else {}),
+                watch=watch,
+            )
     except ToolError as error:
         follower.poll()
         if follower.last:

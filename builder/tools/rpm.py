@@ -54,7 +54,11 @@ def build_argv(spec: Path, *, topdir: Path, sources: Path) -> list[str | Path]:
 
 def build(argv: Argv, *, why: str, env: Mapping[str, str], log: Path, timeout_s: float = 3600) -> None:
     """Run what `build_argv` made. timeout_s: seconds. Raises HostError or ToolError."""
-    run(argv, why=why, timeout_s=timeout_s, log=log, env=env)
+    # Scripts of a build that fails stay where they are. Not in topdir: rpmbuild hands them to a shell unquoted.
+    with tempfile.TemporaryDirectory(prefix="golden-rpmbuild-") as folder:
+        program, *words = argv
+        defined = [program, "--define", f"_tmppath {_macro(Path(folder))}", *words]
+        run(defined, why=why, timeout_s=timeout_s, log=log, env=env)
 
 
 def sign_argv(packages: Sequence[Path], signer: Signer) -> list[str | Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from builder import clones
 from builder.errors import ConfigError, ToolError, VerifyError
-from builder.harness import evidence
+from builder.harness import evidence, lans
 from builder.harness.attempt import Attempts, Keep, wanted
 from builder.harness.declaration import Role, Script, Test
 from builder.harness.evidence import Collector
@@ -132,10 +133,19 @@ def test_a_host_without_the_key_is_no_fault_of_the_test(lab: Lab, job: Job, tmp_
     assert "machines for tests need the key that their image lets in" in found.why
 
 
-def test_machines_reach_each_others_ports(lab: Lab, job: Job) -> None:
+def test_machines_reach_each_others_ports(lab: Lab, job: Job, connection: Connection) -> None:
     """The guests' own part is QEMU's; here is what golden tells them."""
-    with_ports = WANTED.model_copy(update={"ports": (80, 443)})
-    with lab.running({"web-1": with_ports, "main": WANTED}, is_waited=False) as guests:
+    on_lan = WANTED.model_copy(update={"lan": True})
+    with_ports = on_lan.model_copy(update={"ports": (80, 443)})
+    with lab.running({"web-1": with_ports, "main": on_lan}, is_waited=False) as guests:
+        assert lans.addresses(guests) == {"web-1": "10.0.3.1", "main": "10.0.3.2"}
+        groups = set()
+        for guest in guests.values():
+            domain = connection.find(f"golden-{guest.address.clone}")
+            assert domain is not None and guest.address.lan_mac is not None
+            assert f"mac={guest.address.lan_mac}" in domain.xml()
+            groups |= set(re.findall(r"mcast=[\d.:]+,localaddr=127\.0\.0\.1", domain.xml()))
+        assert len(groups) == 1
         web, main = guests["web-1"], guests["main"]
         assert web.place_of(22) == ("10.0.2.2", web.address.port)
         assert set(web.address.forwards) == {80, 443}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -17,10 +18,11 @@ from typing import Any
 import pytest
 
 from builder import clones, soundness
-from builder.clones import collection, saved, warm
+from builder.clones import collection, habit, saved, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
+from builder.errors import ToolError
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qemu_img, ssh
@@ -111,6 +113,19 @@ def test_cards_disks_and_a_seed_are_the_machines(golden: Command, open_path: Pat
     assert "<source network='default'/>" in domain.xml()
 
 
+def test_a_uefi_machine_has_variables_of_its_own_and_its_firmware_speaks_on_the_console(golden: Command) -> None:
+    """The image has nothing to boot, which the firmware says. The sandbox's disks have no EFI partition."""
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "256 MiB", "--firmware", "uefi", "--no-wait")
+    place = clones.directory(golden.state, golden.prefix)
+    assert (place / "nvram.fd").stat().st_size > 0
+    deadline = time.monotonic() + 300
+    while b"BdsDxe" not in clones.console_log(golden.state, golden.prefix).read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    golden.json("destroy", golden.prefix)
+    assert not place.exists()
+
+
 def test_a_forwarded_port_leads_to_the_machine_and_a_taken_one_is_named(golden: Command) -> None:
     made = golden.create(golden.prefix, "--forward", "80", "--no-wait")
     with socket.create_connection(("127.0.0.1", made["forwards"][0]["host_port"]), timeout=5):
@@ -129,7 +144,7 @@ def test_a_forwarded_port_leads_to_the_machine_and_a_taken_one_is_named(golden: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--network", "tap0"], "'tap0' is no network; write user, network=NAME or bridge=NAME"),
+        (["--network", "tap0"], "'tap0' is no network; write user, network=NAME, bridge=NAME or lan=NAME"),
         (["--forward", "x"], "'x' is no port; write [HOST_PORT:]GUEST_PORT, and /udp for UDP"),
         (["--disk", "1G"], "'1G' is not a size"),
         (["--network", "bridge=virbr0", "--forward", "80"], "ports are forwarded by a card in user mode"),
@@ -251,6 +266,51 @@ def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Comm
         "this host has another QEMU, libvirt, kernel or processor now",
     )
     assert saved.places(golden.state) == []
+
+
+def ordered(golden: Command) -> clones.Order:
+    source = clones.locate(IMAGE, None, images=golden.store.images, builds=None)
+    return clones.Order(
+        name=golden.prefix, source=source, memory_mib=64, cpus=1, accelerator="tcg", key=Path("/no/key")
+    )
+
+
+def test_the_memory_of_an_image_that_is_started_again_is_saved_by_itself(
+    golden: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
+    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: None)
+    more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
+    again = functools.partial(
+        habit.prepare_again, ordered(golden), reporter=Reporter("quiet"), boot_timeout_s=1, **more
+    )
+    again()
+    assert saved.places(golden.state) == []  # nobody knows yet that there will be a second one
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
+    habit.remember(clones.find(golden.state, golden.prefix), **more)
+    again()
+    (place,) = saved.places(golden.state)
+    made = (place / "warm.json").stat().st_mtime_ns
+    again()
+    assert (place / "warm.json").stat().st_mtime_ns == made
+    golden.json("gc", "--memory")
+    assert list(saved.folder(golden.state).iterdir()) == []
+
+
+def test_memory_that_cannot_be_saved_is_told_once_and_its_clones_boot(
+    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_words: object, **_more: object) -> None:
+        raise ToolError("its guest takes no agent")
+
+    monkeypatch.setattr(warm, "prepare", refuse)
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
+    more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
+    habit.remember(clones.find(golden.state, golden.prefix), **more)
+    for _ in range(2):
+        habit.prepare_again(ordered(golden), reporter=Reporter("plain"), boot_timeout_s=1, **more)
+    said = capsys.readouterr().err
+    assert said.count("could not be saved; its clones boot: its guest takes no agent") == 1
 
 
 # --- owners and garbage -------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ LIFE = """if True:
     from builder import clones
     from builder.clones import collection, snapshots
     from builder.progress import Reporter
+    from builder.tools.domain import Nic
     from builder.tools.libvirt import connect, default_uri
 
     state, images, user, group = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -30,7 +31,8 @@ LIFE = """if True:
     said = {"uri": default_uri()}
     with connect() as connection:
         source = clones.locate("sandbox-base", None, images=images, builds=None)
-        order = clones.Order(name="mine", source=source, memory_mib=64, cpus=1, accelerator="tcg", key=None)
+        order = clones.Order(name="mine", source=source, memory_mib=64, cpus=1, accelerator="tcg", key=None,
+            nics=(Nic(), Nic(kind="lan", source="mine")))
         quiet = Reporter("quiet")
         more = {"state": state, "connection": connection}
         with clones.running([order], reporter=quiet, boot_timeout_s=None, **more) as (lease,):

@@ -59,7 +59,7 @@ STEP = f"""\
 import json, sys, time
 from pathlib import Path
 folder, command, image = Path(__file__).parent, sys.argv[9], sys.argv[-1]
-label = " ".join([command, image]) if command in ("build", "verify") else command
+label = " ".join([command, image]) if command in ("build", "resume", "verify") else command
 with (folder / "calls").open("a") as calls:
     calls.write(label + "\\n")
 tries = (folder / "calls").read_text().splitlines().count(label)
@@ -127,7 +127,7 @@ class Stage:
         """The real process; if it ends well, what a golden would have left behind in the store."""
         run(argv, **settings)
         command, image = argv[9], str(argv[-1])
-        if command == "build":
+        if command in ("build", "resume"):
             add_build(self.store, Decision(self.project, self.store, [image]).plan()[-1])
         elif command == "verify":
             add_verdict(self.store, self.project, image)
@@ -191,8 +191,10 @@ def test_a_failed_branch_holds_back_what_stands_on_it_and_nothing_else(stage: St
 
 def test_what_may_pass_is_tried_again(stage: Stage) -> None:
     mirror = (4, "could not read the package repository 'updates'")
-    stage.script({"build sandbox-upgrade": [mirror, mirror, None]})
+    stage.script({"build sandbox-upgrade": [mirror], "resume sandbox-upgrade": [mirror, None]})
     held = stage.hold()
+    tried = [call for call in stage.calls() if call.endswith("sandbox-upgrade") and "verify" not in call]
+    assert tried == ["build sandbox-upgrade", "resume sandbox-upgrade", "resume sandbox-upgrade"]
     assert set(outcomes(held).values()) == {"built"}
     assert held.exit_code == 0
     turn = held.turn("sandbox-upgrade")
@@ -202,12 +204,12 @@ def test_what_may_pass_is_tried_again(stage: Stage) -> None:
 def test_but_not_for_ever_and_nothing_that_will_not_pass(stage: Stage) -> None:
     stage.script(
         {
-            "build sandbox-web": [(4, "could not resolve; Connection timed out")] * 9,
+            **dict.fromkeys(["build sandbox-web", "resume sandbox-web"], [(4, "could not resolve; timed out")] * 9),
             "build sandbox-db": [(4, "could not run step 1 (shell) in the guest\n  output: Connection refused")] * 9,
         }
     )
     held = stage.hold(retries=1)
-    assert stage.calls().count("build sandbox-web") == 2
+    assert (stage.calls().count("build sandbox-web"), stage.calls().count("resume sandbox-web")) == (1, 1)
     assert stage.calls().count("build sandbox-db") == 1
     assert (outcomes(held)["web"], outcomes(held)["db"], held.exit_code) == ("failed", "failed", 4)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from builder.errors import ToolError, VerifyError
 from builder.model import Build
-from builder.package import Packaged, image_id, image_package, package, plan, render_spec
+from builder.package import Packaged, package, plan
+from builder.package.spec import image_id, image_package, render_spec
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store, sha256
@@ -165,6 +167,21 @@ def test_a_failing_rpmbuild_keeps_its_folder_and_leaves_no_rpm(
     assert "Version field must be present" in dict(failed.value.details)["output"]
     assert not list(store.rpms.glob("*.rpm"))
     assert (store.rpms / ".work/sandbox-base-20261121.1/sandbox-base-20261121.1.spec").exists()
+
+
+def test_a_failing_rpmbuild_leaves_no_script_behind(
+    store: Store, chain: dict[str, Build], reporter: Reporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*words: Any, **settings: Any) -> str:
+        return render_spec(*words, **settings).replace("%install\n", "%install\nexit 7\n", 1)
+
+    monkeypatch.setattr("builder.package.render_spec", failing)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "aside"))
+    (tmp_path / "aside").mkdir()
+    with pytest.raises(ToolError) as failed:
+        package(store, [chain["sandbox-base"]], prefix="golden", reporter=reporter, signer=None)
+    assert f"Bad exit status from {tmp_path / 'aside'}/" in dict(failed.value.details)["output"]
+    assert list((tmp_path / "aside").iterdir()) == []
 
 
 def test_the_printed_commands_pack_the_same_image(store: Store, chain: dict[str, Build], reporter: Reporter) -> None:

@@ -1,9 +1,11 @@
-"""Channels copied to where clients are, by the real rsync: to a folder, to its daemon, and through ssh's pipe."""
+"""Channels copied to where clients are, by the real rsync: to a folder, to its daemon, and by a real sshd."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -27,11 +29,27 @@ from tests.tools.conftest import Publisher
 
 URL = "http://mirror.example/golden"
 
-# Stands in for ssh: the command that it would run over there, run here. rsync talks its own protocol through it.
-SSH = """#!/bin/sh
-while case "$1" in -o | -l) true ;; *) false ;; esac; do shift 2; done
-echo "$1" >> "$0.hosts"; shift
-exec sh -c "$*"
+# Nothing of this machine's own sshd, and nothing of this user's own ssh.
+SSHD = """\
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/user.pub
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+PidFile none
+"""
+SSH = """\
+Host mirror.example
+  HostName 127.0.0.1
+  Port {port}
+  IdentityFile {folder}/user
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/known_hosts
+  GlobalKnownHostsFile none
+  HostKeyAlias mirror.example
 """
 
 
@@ -45,13 +63,8 @@ def target(
     if request.param == "folder":
         yield str(there), there
     elif request.param == "ssh":
-        folder = tmp_path / "bin"
-        folder.mkdir()
-        (folder / "ssh").write_text(SSH)
-        (folder / "ssh").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-        yield f"builder@mirror.example:{there}", there
-        assert set((folder / "ssh.hosts").read_text().split()) == {"mirror.example"}
+        with sshd(tmp_path / "ssh", monkeypatch):
+            yield f"{getpass.getuser()}@mirror.example:{there}", there
     else:
         with daemon(tmp_path, there) as address:
             yield address, there
@@ -75,6 +88,47 @@ def daemon(folder: Path, there: Path) -> Iterator[str]:
             yield address
         finally:
             process.send_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def sshd(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A real one on loopback, and an `ssh` that reaches it as mirror.example; yields the folder of their keys."""
+    folder.mkdir()
+    for name in ("host", "user"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(words, check=True)
+    (folder / "known_hosts").write_text(f"mirror.example {(folder / 'host.pub').read_text()}")
+    wrapper = folder / "bin" / "ssh"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where it has no rights; its package makes it at boot
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program is not None
+    for _ in range(5):  # somebody else may take the port
+        port = free_port()
+        (folder / "sshd_config").write_text(SSHD.format(port=port, folder=folder))
+        (folder / "config").write_text(SSH.format(port=port, folder=folder))
+        with subprocess.Popen([program, "-D", "-e", "-f", folder / "sshd_config"]) as process:
+            try:
+                if is_up(["ssh", "mirror.example", "true"], process):
+                    yield folder
+                    return
+            finally:
+                process.terminate()
+    pytest.fail("sshd does not start")
+
+
+def is_up(question: list[str], process: subprocess.Popen[bytes]) -> bool:
+    """Whether the question is answered well before the process ends."""
+    deadline = time.monotonic() + 60
+    while subprocess.run(question, capture_output=True, check=False).returncode:
+        if process.poll() is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def tree(folder: Path) -> set[str]:
@@ -155,6 +209,19 @@ def test_a_transfer_that_breaks_off_leaves_the_target_s_clients_on_the_old_compo
     push(store, "candidate", target=str(there))
     assert composes.need_current(there / "candidate").name == second.compose
     assert tree(there / "candidate") == tree(store.channels / "candidate")
+
+
+def test_a_machine_whose_key_is_not_known_is_not_written_to_and_nobody_is_asked(
+    store: Store, chain: dict[str, Build], publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.publish(chain["sandbox-base"])
+    (tmp_path / "srv").mkdir()
+    with sshd(tmp_path / "ssh", monkeypatch) as keys:
+        (keys / "known_hosts").write_text(f"mirror.example {(keys / 'user.pub').read_text()}")
+        with pytest.raises(ToolError) as refused:
+            push(store, "candidate", target=f"{getpass.getuser()}@mirror.example:{tmp_path / 'srv'}")
+    assert "Host key verification failed" in dict(refused.value.details)["output"]
+    assert list((tmp_path / "srv").iterdir()) == []
 
 
 def test_a_client_of_the_target_never_sees_half(store: Store, publisher: Publisher, tmp_path: Path) -> None:

@@ -96,18 +96,20 @@ def test_what_a_stopped_run_leaves_open_is_said(is_lower_bound: bool) -> None:
 
 
 def test_extrapolated_figures_are_marked() -> None:
-    many = {"each_seconds": 700, "once_seconds": 70, "each_bytes": 2**30, "once_bytes": 2**20}
+    def way(first_s: float, first_bytes: int, *tests_s: float) -> dict[str, object]:
+        tests = [{"seconds": seconds, "bytes": 2**20} for seconds in tests_s]
+        return {"first": {"seconds": first_s, "bytes": first_bytes}, "tests": tests}
+
     found = {
         "when": "2026-11-21",
         "machine": "2 processors",
         "accelerator": "tcg",
         "tests": 2,
-        "each": {"seconds": [60.0, 62.0], "bytes": [2**20, 2**20]},
-        "once": {"build_seconds": 100.0, "layer_bytes": 2**20, "seconds": [30.0, 31.0], "bytes": [2**20, 2**20]},
-        "extrapolated": {"10": many, "70": many},
+        "each": way(0, 0, 60.0, 62.0),
+        "once": way(100.0, 2**20, 30.0, 31.0),
     }
     section = runpy.run_path(str(TOP / "benchmarks/bootstrap_once.py"))["section"](found)
     (table,) = section["tables"]
     assert table["rows"][0] == ["2, measured", "122", "161", "2", "3"]
-    assert table["rows"][2] == ["70, extrapolated", "700", "70", "1024", "1"]
-    assert section["notes"] == "70 tests: 10.0 times the time, extrapolated."
+    assert table["rows"][2] == ["70, extrapolated", "4270", "2235", "70", "71"]
+    assert section["notes"] == "70 tests: 1.9 times the time, extrapolated."

@@ -37,6 +37,8 @@ environment = { MODE = "fast" }
 limits = { boot = "90s", run = "5 min" }
 fatal = ["segfault at"]
 may_reboot = true
+lan = true
+cold = true
 bug = "https://bugs.example.org/1"
 until = 2026-12-31
 [machines.engine]
@@ -62,6 +64,8 @@ image = "c"
         run_s=300,
         fatal=("segfault at",),
         may_reboot=True,
+        lan=True,
+        cold=True,
         bug="https://bugs.example.org/1",
         until=date(2026, 12, 31),
     )
@@ -106,6 +110,7 @@ def test_a_file_is_a_test_as_a_folder_is(tmp_path: Path) -> None:
         ('scripts = ["a.sh"]\nseed = "s.yaml"', "line 2, it/golden-test.toml, seed: there is no file 's.yaml'"),
         ('scripts = ["a.sh"]\nfatal = ["("]', "fatal.0: '(' is no regular expression"),
         ('pytest = "a.sh"\nresults = "disk"', "results: results come on a disk from scripts on a single machine"),
+        ('scripts = ["a.sh"]\nlan = true', "line 2, it/golden-test.toml, lan: a LAN is of several 'machines'"),
         ('scripts = ["a.sh"]\nuntil = 2026-12-31', "until: a date without a 'bug' says nothing"),
         ('scripts = ["a.sh"]\nenvironment = { "A B" = "" }', "environment.A B: 'A B' cannot be a variable's name"),
         ('scripts = ["a.sh"', "it/golden-test.toml: "),

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
-from builder.tools.domain import Disk, Forward, Label, Machine, Nic, domain_xml, mac, read_label, user_network_arguments
+from builder.tools.domain import (
+    QEMU_NAMESPACE,
+    Disk,
+    Forward,
+    Label,
+    Machine,
+    Nic,
+    domain_xml,
+    lan_group,
+    mac,
+    read_label,
+    user_network_arguments,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -108,6 +121,23 @@ def test_cards_of_one_machine_differ_and_the_first_is_the_machines() -> None:
 def test_without_a_card_in_user_mode_no_port_is_forwarded() -> None:
     assert "hostfwd" not in domain_xml(MACHINES["clone-bridge"])
     assert "commandline" not in domain_xml(MACHINES["clone-bridge"])
+
+
+def test_a_lan_is_a_group_of_its_own_on_the_loopback() -> None:
+    machine = make_machine(nics=(Nic(), Nic(kind="lan", source="mine")))
+    root = ET.fromstring(domain_xml(machine))
+    words = [arg.attrib["value"] for arg in root.iter(f"{{{QEMU_NAMESPACE}}}arg")]
+    assert words[4:] == [
+        "-netdev",
+        f"socket,id=n1,mcast={lan_group('mine')},localaddr=127.0.0.1",
+        "-device",
+        f"virtio-net-pci,netdev=n1,mac={machine.macs[1]},addr=0x11,romfile=",
+    ]
+    assert lan_group("mine") == lan_group("mine") != lan_group("theirs")
+    for name in map(str, range(1000)):
+        group, _, port = lan_group(name).partition(":")
+        assert ip_address(group) in ip_network("239.0.0.0/8")
+        assert 20000 <= int(port) < 30000
 
 
 def test_a_scratch_disk_is_raw_and_behind_the_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 
 from builder import customize, install, layer, seal
 from builder.config import load
-from builder.layer import Bench, Phase
+from builder.layer import Bench, Phase, phases
 from builder.media import Repository, Source
 from builder.model import Project
-from builder.steps import Install, Run, Shell, Upgrade
+from builder.steps import Install, Run, Shell, Step, Upgrade
 from builder.tools import guestfs, virt_install
 
 UPDATES = Repository(name="updates", location="http://169.254.2.2:8000")
@@ -197,7 +198,7 @@ def test_the_commands_of_a_layer(project: Project) -> None:
 def test_the_commands_name_the_disks_that_travel_along(project: Project) -> None:
     work = project.file.parent / "work"
     found = commands(project, "sandbox-files", [Path("/images/sandbox-base-20261120.1.qcow2")])
-    scratch, _output, first, again, _virsh, play, reboot, _off, _output, seal_, _convert = found[1:]
+    scratch, _output, first, again, _virsh, lend, play, reboot, _off, _output, seal_, _convert = found[1:]
     assert "mke2fs -q -F -t ext4 -O '^has_journal'" in scratch
     assert again == scratch
     disks = "".join(f" --format raw --add {work}/{name}.raw" for name in ("output", "scratch", "input"))
@@ -208,7 +209,41 @@ def test_the_commands_name_the_disks_that_travel_along(project: Project) -> None
         f"ansible-playbook --inventory {folder}/inventory.json --extra-vars @{folder}/vars.json "
         f"{project.folder}/play/site.yml"
     )
+    assert "baseurl=http://10.0.2.2:8000\n" in lend
     assert reboot.endswith("-- 'systemctl reboot'")
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ((), {}),
+        ((Upgrade(),), {"cache-end": 1}),
+        ((Upgrade(), Install(packages=("a",))), {"2-install": 1, "cache-end": 2}),
+        # The end of a phase that is not the last is a checkpoint by itself.
+        ((Upgrade(), Install(packages=("a",)), Shell(commands=("true",))), {"2-install": 1}),
+    ],
+)
+def test_each_step_has_a_checkpoint_when_what_follows_begins(steps: tuple[Step, ...], expected: dict[str, int]) -> None:
+    first = phases(steps)[0]
+    assert layer.checkpoints(first) == expected
+    names = [operation.name for operation in layer.operations(first, repositories=[])]
+    assert set(expected) <= set(names)
+
+
+def test_what_a_step_did_is_written_out_however_its_script_ends(tmp_path: Path) -> None:
+    (tmp_path / "sync").write_text("#!/bin/sh\necho written out\n")
+    (tmp_path / "sync").chmod(0o755)
+
+    def printed(*commands: str) -> tuple[int, list[str]]:
+        (operation,) = scripts(Run(commands=commands))
+        guestfs.write_scripts([operation], tmp_path)
+        script, path = tmp_path / f"{operation.name}.sh", f"{tmp_path}:{os.environ['PATH']}"
+        ended = subprocess.run([script], env={"PATH": path}, stdout=subprocess.PIPE, text=True, check=False)
+        return ended.returncode, ended.stdout.splitlines()[1:]
+
+    assert printed("echo one", "exit 0", "echo two") == (0, ["one", "written out"])
+    assert printed("echo one  # a comment") == (0, ["one", "written out"])
+    assert printed("echo one", "false", "echo two") == (1, ["one"])
 
 
 def scripts(*steps: Upgrade | Install | Run) -> list[guestfs.Operation]:

@@ -16,7 +16,7 @@ from builder.errors import ConfigError, GoldenError
 from builder.inputs import Repositories, image_inputs
 from builder.layer import phases
 from builder.model import Image, ImageId, Project
-from builder.resuming import Found, find, remaining, split
+from builder.resuming import Found, find, remaining
 from builder.steps import Install, Shell
 
 TREE = """\
@@ -194,27 +194,6 @@ def test_a_step_that_there_is_not(folder: Path, trail: Trail) -> None:
     base = Trail(trail.work, trail.record.model_copy(update={"parent": None}))
     with pytest.raises(ConfigError, match="the failed build of 's-app' has kept no state before step 1"):
         rewind.state_before(current(folder)[1], base, "1")
-
-
-@pytest.mark.parametrize(
-    ("number", "titles"),
-    [
-        (None, ["prepare + install + install", "shell + shell", "seal"]),
-        (1, ["prepare + install + install", "shell + shell", "seal"]),
-        (2, ["prepare + install", "install", "shell + shell", "seal"]),
-        (4, ["prepare + install + install", "shell + shell", "seal"]),
-        (9, ["prepare + install + install", "shell + shell", "seal"]),
-    ],
-)
-def test_an_offline_step_that_failed_gets_a_start_of_its_own(number: int | None, titles: list[str]) -> None:
-    assert [phase.title for phase in split(phases(STEPS, prepares=True), number)] == titles
-
-
-def test_the_seal_stays_with_the_last_of_them() -> None:
-    assert [(phase.title, phase.is_last) for phase in split(phases(STEPS[:2]), 2)] == [
-        ("install", False),
-        ("install + seal", True),
-    ]
 
 
 # --- on the command line ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from builder.errors import ConfigError
 from builder.inputs import Inputs
 from builder.layer import Bench
 from builder.model import Build, Project
-from builder.package import render_spec
+from builder.package.spec import render_spec
 from builder.pipeline import Pipeline
 from builder.plan import Known, Planned, plan
 from builder.preflight import Accelerator

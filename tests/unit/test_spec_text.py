@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.package import image_id, image_package, render_spec
+from builder.package.spec import image_id, image_package, render_spec
 from builder.tools.rpm import escape, plain
 from tests.builds import make_build
 

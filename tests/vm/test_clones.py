@@ -1,4 +1,4 @@
-"""Clones that are not twins, however they start: three that boot, and two that go on from one saved memory."""
+"""Clones that are not twins, however they start: three that boot, two that go on from memory, one of a pool."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ IDENTITY = {
 def cleared(golden: Golden) -> Iterator[None]:
     """No clone and no memory is left, whatever the tests did."""
     yield
+    for pool in golden("clone", "pool", "--json").json:
+        golden("clone", "pool", pool["name"], "--ready", "0")
     for clone in golden("clone", "list", "--json").json:
         golden("clone", "destroy", clone["name"])
     golden("clone", "gc", "--memory")
@@ -45,8 +47,21 @@ def memory(golden: Golden) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def warm(golden: Golden, memory: dict[str, Any]) -> list[dict[str, Any]]:
     """Two that go on from memory, one after the other."""
-    words = ("--image", "sandbox-upgrade", *NO_IMAGES, "--own-key", "--json")
+    words = ("--image", "sandbox-upgrade", *NO_IMAGES, "--warm", "--own-key", "--json")
     return [golden("clone", "create", name, *words).json for name in WARM]
+
+
+@pytest.fixture(scope="module")
+def pooled(golden: Golden, warm: list[dict[str, Any]]) -> dict[str, Any]:
+    """One that went on from memory, waited in a pool, and was taken."""
+    filled = golden("clone", "pool", "sandbox-upgrade", *NO_IMAGES, "--ready", "1", "--json").json
+    taken: dict[str, Any] = golden(
+        *("clone", "create", "--image", "sandbox-upgrade", *NO_IMAGES, "--from-pool", "--json")
+    ).json
+    # Waits for the process that fills it again.
+    golden("clone", "pool", "sandbox-upgrade", "--ready", "0")
+    assert filled["made"] == [taken["name"]]
+    return taken
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +108,18 @@ def test_a_snapshot_brings_disk_and_memory_back(golden: Golden) -> None:
 
 
 def test_no_two_clones_share_anything_that_should_be_theirs(
-    golden: Golden, cold: list[dict[str, Any]], warm: list[dict[str, Any]]
+    golden: Golden, pooled: dict[str, Any], cold: list[dict[str, Any]], warm: list[dict[str, Any]]
 ) -> None:
     assert {clone["warm"] for clone in cold} == {None}
+    assert pooled["warm"] == warm[0]["warm"]
+    everybody = (*COLD, *WARM, pooled["name"])
     # Each has a key of its own, and has let this test in with it.
     assert len({clone["key"] for clone in (*cold, *warm)}) == 5
     for what, command in IDENTITY.items():
-        found = answers(golden, command, *COLD, *WARM)
+        found = answers(golden, command, *everybody)
         assert all(found.values()), what
         assert len(set(found.values())) == len(found), f"{what}: {found}"
-    assert answers(golden, "hostname", *COLD, *WARM) == {name: name for name in (*COLD, *WARM)}
+    assert answers(golden, "hostname", *everybody) == {name: name for name in everybody}
 
 
 @pytest.mark.usefixtures("warm")

@@ -52,7 +52,7 @@ def test_the_suite_in_the_documentation(golden: Golden, tmp_path: Path) -> None:
     print(ended.stdout, ended.stderr)
     assert ended.returncode == 1
     (found,) = JUnitXml.fromfile(str(tmp_path / "junit.xml"))
-    assert (found.tests, found.failures, found.errors) == (8, 1, 0)
+    assert (found.tests, found.failures, found.errors) == (10, 1, 0)
     assert "golden console of clone" in ended.stdout
     assert "golden journal of clone" in ended.stdout
     (folder,) = [path for path in kept.iterdir() if path.is_dir()]

@@ -33,8 +33,8 @@ def artifacts_dir(request, working_dir):
 
 @pytest.fixture(scope="module")
 def deploy(golden_machines, golden_image, artifacts_dir):
-    """An engine and a host, of one image here; logs and package lists of both are kept, whatever the tests find."""
-    with golden_machines(engine=golden_image, host0=golden_image) as machines:
+    """An engine and a host, of one image here, on a network of their own; logs and package lists of both are kept."""
+    with golden_machines(engine=golden_image, host0=golden_image, lan=True) as machines:
         yield machines
         for name, machine in machines.items():
             Path(artifacts_dir, f"{name}-pkglist.txt").write_text(machine.packages())

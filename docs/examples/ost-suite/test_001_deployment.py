@@ -29,6 +29,19 @@ def test_machines_reach_each_other(deploy):
     assert deploy["engine"].run("python3", "-c", program) == "SSH-\n"
 
 
+def test_machines_know_each_other_by_name(engine, host0):
+    program = "import socket, sys; print(socket.create_connection((sys.argv[1], 22), 30).recv(4).decode())"
+    for host, other in ((engine, "host0"), (host0, "engine")):
+        assert host.check_output("python3 -c %s %s", program, other) == "SSH-"
+
+
+def test_one_default_route_with_two_cards(engine, host0):
+    for host in (engine, host0):
+        assert len(host.check_output("ls /sys/class/net").split()) == 3  # and lo
+        (line,) = host.check_output("ip -4 route show default").splitlines()
+        assert " dev lo " not in line and "10.0.2." in line
+
+
 def test_files_travel(deploy, working_dir):
     (working_dir / "setup.conf").write_text("answer = 42\n")
     deploy["engine"].send(working_dir / "setup.conf", "/etc/setup.conf")

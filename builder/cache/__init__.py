@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
-
-from pydantic import ValidationError
 
 from builder import checksums, faults
+from builder.cache.records import Address, Cached, address_facts, file_facts, key, locked, read_address, read_facts
 from builder.digests import remembered_sha256
 from builder.errors import ConfigError, ToolError, VerifyError
 from builder.media import Source, file_name
-from builder.model import Frozen
 from builder.store import lock, sha256, sync_directory, write_atomically
 from builder.tools import channel, download, gpg
 from builder.tools.download import Patience, Validators, shown
@@ -36,47 +32,6 @@ from builder.tools.download import Patience, Validators, shown
 # Looks at a file's form before it becomes visible; raises what is wrong with it.
 Check = Callable[[Path], object]
 Note = Callable[[str], None]
-
-KEEP = 3
-
-
-class Cached(Frozen):
-    """One file of the cache. size_bytes: with all beside it. verified: against what.
-
-    distribution: the one it was downloaded for.
-    """
-
-    name: str
-    sha256: str
-    size_bytes: int
-    address: str
-    distribution: str
-    verified: str
-    fetched: str
-
-
-class Entry(Frozen):
-    """A line of `golden cache list`. used: UTC, ISO 8601. A partial one has no digest yet."""
-
-    path: Path
-    name: str
-    distribution: str
-    size_bytes: int
-    used: str
-    state: Literal["whole", "partial"]
-    sha256: str | None
-    address: str
-    verified: str
-
-
-class _Address(Frozen):
-    """What an address had when it was last asked. verified: by whose word, as of `Cached`."""
-
-    address: str
-    distribution: str
-    sha256: str | None = None
-    verified: str = ""
-    validators: Validators = Validators()
 
 
 class Cache:
@@ -91,7 +46,7 @@ class Cache:
 
     def known_sha256(self, source: Source) -> str | None:
         """The digest of what has to be downloaded: as golden.toml says, else as the address last had it, else None."""
-        return source.sha256 or self._address(source.location).sha256
+        return source.sha256 or self._address_of(source.location).sha256
 
     def file(self, source: Source) -> Path:
         """Where the downloaded file is, or will be."""
@@ -109,7 +64,7 @@ class Cache:
         """
         if source.sha256 is not None:
             return source.sha256
-        known = self._address(source.location)
+        known = self._address_of(source.location)
         try:
             if source.checksums is None and source.channel is None:
                 return self._download(source, distribution=distribution, expected=None, check=check, note=note)
@@ -140,7 +95,7 @@ class Cache:
     def in_use(self, path: Path) -> Iterator[None]:
         """While the block runs, `golden cache prune` leaves the file alone. Raises VerifyError if it was changed."""
         digest = path.parent.name
-        with self._flock(digest, fcntl.LOCK_SH):
+        with locked(self.root, digest, fcntl.LOCK_SH):
             if not path.exists():
                 raise VerifyError(f"{path} went out of the cache", try_next="run the same command again")
             if remembered_sha256(path, state=self.state) != digest:
@@ -148,7 +103,7 @@ class Cache:
                     f"{path} was changed after it was downloaded",
                     try_next=f"rm -r {path.parent}  and run the same command again",
                 )
-            _facts(path.parent).touch()
+            file_facts(path.parent).touch()
             yield
 
     def published(self, source: Source, *, note: Note) -> str:
@@ -190,7 +145,7 @@ class Cache:
             if not path.is_file():
                 raise ConfigError(f"there is no file {path}")
             return path
-        part = folder / _key(location)
+        part = folder / key(location)
         download.fetch(location, part, patience=self.patience, note=note)
         return part
 
@@ -198,7 +153,7 @@ class Cache:
         """Bring the file into the cache unless it is there; returns its digest. One golden does it, others wait."""
         url = source.location
         with self._locked(url, note):
-            known = self._address(url)
+            known = self._address_of(url)
             if expected is not None and self._here(expected):  # perhaps another golden brought it in the meantime
                 self._mark_verified(expected, source)
                 return expected
@@ -267,7 +222,7 @@ class Cache:
             verified=_how_verified(source),
             fetched=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         )
-        write_atomically(_facts(aside), facts.model_dump_json(indent=2) + "\n")
+        write_atomically(file_facts(aside), facts.model_dump_json(indent=2) + "\n")
         shutil.rmtree(final, ignore_errors=True)  # without its facts it is not whole
         faults.place("cache.aside")
         aside.rename(final)
@@ -275,103 +230,38 @@ class Cache:
         sync_directory(final.parent)
         shutil.rmtree(partial)
 
-    # --- keeping few
-
-    def entries(self) -> list[Entry]:
-        """All files, also those that came in part; by distribution, the one used last first."""
-        found = [*self._whole(), *self._begun()]
-        return sorted(sorted(found, key=lambda entry: entry.used, reverse=True), key=lambda entry: entry.distribution)
-
-    def prune(self, *, keep: int, is_dry: bool) -> list[Entry]:
-        """Remove all but the `keep` files of each distribution that were used last, and return those removed.
-
-        What a golden is using or downloading stays. is_dry: only say what would be removed.
-        """
-        removed, seen = [], dict.fromkeys({entry.distribution for entry in self.entries()}, 0)
-        for entry in self.entries():
-            seen[entry.distribution] += 1
-            if seen[entry.distribution] <= keep:
-                continue
-            with self._flock(entry.path.parent.name, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_ours:
-                if is_ours:
-                    removed.append(entry)
-                    if not is_dry:
-                        _remove(entry.path.parent)
-        return removed
-
-    def _whole(self) -> Iterator[Entry]:
-        for folder in sorted((self.root / "files").glob("[!.]*")):
-            cached = self._cached(folder.name)
-            if cached is None:
-                continue
-            yield Entry(
-                path=folder / cached.name,
-                used=_time(_facts(folder)),
-                state="whole",
-                **cached.model_dump(exclude={"fetched"}),
-            )
-
-    def _begun(self) -> Iterator[Entry]:
-        for folder in sorted((self.root / "partial").glob("*")):
-            files = [file for facts in folder.glob("*.json") if (file := facts.with_suffix("")).is_file()]
-            address = self._address(None, key=folder.name)
-            for file in files[:1] or [chain for chain in [folder / "chain"] if chain.is_dir()]:
-                yield Entry(
-                    path=file,
-                    name=file.name,
-                    distribution=address.distribution,
-                    size_bytes=sum(
-                        it.stat().st_size for it in folder.rglob("*") if it.is_file() and it.suffix != ".json"
-                    ),
-                    used=_time(file),
-                    state="partial",
-                    sha256=None,
-                    address=address.address,
-                    verified="",
-                )
-
     # --- places and locks
-
-    def _cached(self, digest: str) -> Cached | None:
-        try:
-            return Cached.model_validate_json(_facts(self.root / "files" / digest).read_bytes())
-        except (OSError, ValidationError):
-            return None
 
     def _here(self, digest: str) -> Path | None:
         """The file with that digest, under whatever name it came."""
-        cached = self._cached(digest)
+        cached = read_facts(self.root, digest)
         path = self.root / "files" / digest / cached.name if cached else None
         return path if path and path.is_file() else None
 
     def is_verified(self, digest: str, source: Source) -> bool:
         """Whether the file is here, verified in the way that `source` asks for."""
-        cached = self._cached(digest)
+        cached = read_facts(self.root, digest)
         needs_proof = source.sha256 or source.checksums or source.channel
         is_proven = cached is not None and (not needs_proof or cached.verified == _how_verified(source))
         return is_proven and self._here(digest) is not None
 
     def _mark_verified(self, digest: str, source: Source) -> None:
         """The file was here already, and `source` vouches for it in a way of its own."""
-        cached = self._cached(digest)
+        cached = read_facts(self.root, digest)
         if cached is not None and (source.sha256 or source.checksums or source.channel):
             now = cached.model_copy(update={"verified": _how_verified(source)})
-            write_atomically(_facts(self.root / "files" / digest), now.model_dump_json(indent=2) + "\n")
+            write_atomically(file_facts(self.root / "files" / digest), now.model_dump_json(indent=2) + "\n")
+
+    def _address_of(self, url: str) -> Address:
+        return read_address(self.root, key(url), url=url)
 
     def _partial(self, url: str) -> Path:
-        return self.root / "partial" / _key(url) / file_name(url)
-
-    def _address(self, url: str | None, *, key: str | None = None) -> _Address:
-        path = self.root / "addresses" / f"{key or _key(url or '')}.json"
-        try:
-            return _Address.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):  # all that it costs is asking again
-            return _Address(address=shown(url or ""), distribution="")
+        return self.root / "partial" / key(url) / file_name(url)
 
     def _remember(self, source: Source, distribution: str, digest: str | None, validators: Validators) -> None:
-        path = self.root / "addresses" / f"{_key(source.location)}.json"
+        path = address_facts(self.root, key(source.location))
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = _Address(
+        record = Address(
             address=shown(source.location),
             distribution=distribution,
             sha256=digest,
@@ -382,43 +272,10 @@ class Cache:
 
     def _locked(self, url: str, note: Note) -> contextlib.AbstractContextManager[None]:
         return lock(
-            self.root / "locks" / _key(url),
+            self.root / "locks" / key(url),
             what=f"the download of {shown(url)}",
             waiting=lambda holder: note(f"another golden downloads it; waiting for {holder}"),
         )
-
-    @contextlib.contextmanager
-    def _flock(self, name: str, how: int) -> Iterator[bool]:
-        """Hold the lock while the block runs; False if it cannot be had without waiting, and `how` does not wait."""
-        path = self.root / "locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as stream:
-            try:
-                fcntl.flock(stream, how)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-
-
-def _key(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()
-
-
-def _facts(folder: Path) -> Path:
-    return folder / ".facts.json"
-
-
-def _time(path: Path) -> str:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="microseconds")
-
-
-def _remove(folder: Path) -> None:
-    """Out of sight by one rename, then gone."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    shutil.rmtree(aside)
 
 
 def _how_verified(source: Source) -> str:

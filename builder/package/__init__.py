@@ -8,40 +8,27 @@ Equal versions with other bytes would be a silently corrupt chain on a fresh hos
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from builder import faults, private_keys
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Frozen, ImageId
+from builder.package import provenance
+from builder.package.provenance import COMPANIONS
+from builder.package.spec import FOLDER, RELEASE, image_package, name_prefix, render_spec
 from builder.progress import Reporter
 from builder.run import printable
 from builder.store import Store, lock, sync_directory, verify_digest, write_atomically
-from builder.templates import render, shared
 from builder.tools import rpm
 from builder.tools.openpgp import Signer
 
-# Where the packages put the images; the spec template and the clients know it too.
-FOLDER = Path("/usr/share/golden/images")
-# A build is packaged once: what changes gets a new version, never a new release.
-RELEASE = "1"
 _NO_KEYS = private_keys.Wanted()
-
-
-# What lies beside the image's RPM under the same name, and in it under the image's: its facts, what is in it
-# (CycloneDX), who made it of what (in-toto statements, signed), the record of its tests where there is one.
-COMPANIONS = {
-    ".build.json": ".json",
-    ".cdx.json": ".cdx.json",
-    ".intoto.jsonl": ".intoto.jsonl",
-    ".tests.json": ".tests.json",
-}
 
 
 class Packaging(Frozen):
@@ -106,11 +93,12 @@ def package(
     allow_private: bool = False,
     keys: private_keys.Wanted = _NO_KEYS,
     flat_links: Collection[str] = (),
+    is_alone: bool = False,
 ) -> list[Packaged]:
     """Package builds and everything they stand on, parents first; what is packaged already stays as it is.
 
     signer: None if the project says that its packages are not signed. flat_links: images whose plain package is to
-    follow their flat form.
+    follow their flat form. is_alone: nothing of what they stand on; a channel has the packages of that.
     Raises ConfigError as `plan` does; VerifyError if an image file of a chain that is to be packaged has not the bytes
     its build had, or if the RPM has not; HostError or ToolError from rpmbuild, whose folder is then kept.
     """
@@ -124,6 +112,7 @@ def package(
             keys=keys,
             flat_links=flat_links,
         )
+        jobs = [job for job in jobs if not is_alone or job.build in builds]
         for build in with_parents(store, [job.build for job in jobs if job.todo == "build"]):
             with reporter.step(f"check {build.stem}"):
                 verify_digest(
@@ -169,66 +158,6 @@ def with_parents(store: Store, builds: Sequence[Build]) -> list[Build]:
     return list({link.stem: link for build in builds for link in reversed(store.chain(build))}.values())
 
 
-def name_prefix(build: Build, *, prefix: str) -> str:
-    """What the package names of a build begin with: no upgrade leads from a public image to a private one."""
-    return f"{prefix}-private" if build.private else prefix
-
-
-def render_spec(
-    build: Build,
-    *,
-    prefix: str,
-    is_parent_private: bool = False,
-    link: Build | None = None,
-    extras: Sequence[str] = (),
-) -> str:
-    """The spec of both packages of a build. Pure.
-
-    link: what the plain one follows, if it is the flat form. extras: suffixes of more files in `topdir`/provenance.
-    """
-    parent, link = build.parent, link or build
-    below = f"{prefix}-private" if is_parent_private else prefix
-    link_name = image_package(link.id, prefix=name_prefix(link, prefix=prefix))
-    prefix = name_prefix(build, prefix=prefix)
-    return render(
-        shared("spec-templates"),
-        "image.spec.j2",
-        name=f"{prefix}-{build.image}",
-        image_name=image_package(build.id, prefix=prefix),
-        image_id=image_id(build.id, prefix=prefix),
-        parent_name=image_package(parent, prefix=below) if parent else None,
-        parent_id=image_id(parent, prefix=below) if parent else None,
-        parent_version=parent.version if parent else None,
-        image=build.image,
-        version=build.version,
-        release=RELEASE,
-        stem=build.stem,
-        link_name=link_name,
-        link_version=link.version,
-        link_stem=link.stem,
-        description=rpm.escape(build.description),
-        packages=build.packages,
-        extras=extras,
-        software=build.software,
-    )
-
-
-def image_package(id: ImageId, *, prefix: str) -> str:
-    """The name of the package that owns the image's files: the version is a part of the name."""
-    return f"{prefix}-{id.image}-image-{id.version}"
-
-
-def image_id(id: ImageId, *, prefix: str) -> str:
-    """The capability that names the very bytes of an image."""
-    return f"golden-image-id({image_package(id, prefix=prefix)}-{id.version}-{RELEASE}:{id.sha256})"
-
-
-def companions(image_rpm: Path) -> list[Path]:
-    """The files beside an image's RPM that belong to it; those that are there."""
-    stem = image_rpm.name.removesuffix(".rpm")
-    return [path for suffix in COMPANIONS if (path := image_rpm.with_name(f"{stem}{suffix}")).exists()]
-
-
 def _flat_form(store: Store, build: Build) -> Build:
     """The first that was made of it: what has been published once goes on to be right. Raises ConfigError."""
     for flat in store.builds(f"{build.image}-flat"):
@@ -252,7 +181,7 @@ def _plan_one(store: Store, build: Build, *, prefix: str, link: Build, signer: S
         image_rpm=image_rpm,
         link_rpm=link_rpm,
         spec=render_spec(
-            build, prefix=prefix, is_parent_private=is_parent_private, link=link, extras=_extras(store, build)
+            build, prefix=prefix, is_parent_private=is_parent_private, link=link, extras=provenance.extras(store, build)
         ),
         spec_by_hand=render_spec(build, prefix=prefix, is_parent_private=is_parent_private, link=link),
         topdir=topdir,
@@ -308,7 +237,8 @@ def _check_side_files(job: Packaging, *, store: Store) -> None:
 def _build(job: Packaging, *, store: Store, signer: Signer | None, log: Path) -> None:
     _check_side_files(job, store=store)
     job.spec_file.write_text(job.spec, encoding="utf-8")
-    written = _write_provenance(job, store=store, signer=signer)
+    written = job.topdir / "provenance"
+    provenance.write(job.build, written, store=store, signer=signer)
     rpm.build(job.argv, why=f"package '{job.build.stem}'", env=job.env, log=log)
     made = [job.topdir / "RPMS" / path.name for path in job.rpms]
     packed = _packed_digest(made[0], job.build)
@@ -358,45 +288,6 @@ def _take(made: Sequence[Path], targets: Sequence[Path]) -> None:
         path.rename(target)
         faults.place("package.rpm")
     sync_directory(targets[0].parent)
-
-
-def _write_provenance(job: Packaging, *, store: Store, signer: Signer | None) -> Path:
-    """The files that vouch for a build, under the names that they get beside the image; returns their folder."""
-    # Their libraries take a quarter of a second to load, which commands that package nothing need not wait for.
-    from builder.tools import attestation, bom
-
-    build, folder = job.build, job.topdir / "provenance"
-    folder.mkdir()
-    listed = store.package_list(build)
-    what = f"the package list of '{build.stem}'"
-    verify_digest(listed, build.packages_sha256, what=what, remedy=f"golden build {build.image}")
-    packages = listed.read_text(encoding="utf-8")
-    document = bom.cyclonedx(build, packages.split())
-    tests = _tests(store, build)
-    files = {
-        f"{build.stem}.packages": packages.encode(),
-        f"{build.stem}.json": store.facts(build).read_bytes(),
-        f"{build.stem}.cdx.json": document.encode(),
-    }
-    (folder / f"{build.stem}.cdx.json").write_text(document, encoding="utf-8")
-    if tests is not None:
-        (folder / f"{build.stem}.tests.json").write_text(json.dumps(tests, indent=2) + "\n", encoding="utf-8")
-    signed = attestation.signed(attestation.statements(build, files, tests=tests), signer)
-    (folder / f"{build.stem}.intoto.jsonl").write_text(signed, encoding="utf-8")
-    return folder
-
-
-def _extras(store: Store, build: Build) -> list[str]:
-    return [".cdx.json", ".intoto.jsonl", *([".tests.json"] if _tests(store, build) is not None else [])]
-
-
-def _tests(store: Store, build: Build) -> dict[str, Any] | None:
-    """The record of a build's tests, if it was tested, and the record is of these very bytes."""
-    path = store.verification(build)
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found if found.get("sha256") == build.id.sha256 else None
 
 
 def _packed_digest(image_rpm: Path, build: Build) -> str | None:
