@@ -86,8 +86,9 @@ class Pauses:
             raise
         with os.fdopen(pipe, "w", encoding="utf-8") as stream, contextlib.suppress(BrokenPipeError):
             os.set_blocking(pipe, True)
-            self._todo.pop(script)(self._appliance)
+            self._todo[script](self._appliance)
             self._restore(script)
+            del self._todo[script]
             stream.write(self._texts[script])
             stream.flush()
 
