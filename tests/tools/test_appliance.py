@@ -111,6 +111,13 @@ def test_without_a_qemu_that_is_known_there_are_no_pauses(stage: Stage, monkeypa
         assert all(script.is_file() for script in stage.scripts)
 
 
+def test_nor_where_temporary_files_may_not_be_executed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pausing(stage.disk, dict.fromkeys(stage.scripts, lambda _: None)) as pauses:
+        assert pauses is None
+        assert all(script.is_file() for script in stage.scripts)
+
+
 @contextlib.contextmanager
 def qemu(folder: Path) -> Iterator[Path]:
     monitor = folder / "qmp"
