@@ -1,16 +1,18 @@
-"""Seventy clones against seventy full copies, and warm starts against cold ones, on this host.
+"""Seventy clones against seventy full copies, warm starts against cold ones, and a pool, on this host.
 
     python benchmarks/clones.py --file golden.toml --state STATE --image sandbox-upgrade --starts 10 --json result.json
 
 Makes 70 clones of a built image, not started, and measures time and room on the disk. The copies are computed from one
 that is measured: a whole copy of the image's chain is made by qemu-img, and removed. --starts N: boots N clones one
 after the other, saves the image's memory, and lets N clones go on from it; 0 leaves that out. About 40 s for each boot
-without KVM.
+without KVM. Then a few that went on from memory are on at once, and what they take of the host's is read; and clones
+of a pool are taken.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import clones
-from builder.clones import warm
+from builder.clones import pools, ready, warm
 from builder.config import load
 from builder.preflight import accelerator
 from builder.progress import Reporter
@@ -33,7 +35,7 @@ from builder.store import Store
 from builder.tools.libvirt import Connection, connect
 from builder.units import MIB
 
-CLONES = 70
+CLONES, ON_AT_ONCE, TAKEN = 70, 4, 4
 # What the project promises.
 LIMIT_S, LIMIT_BYTES, WARM_PART = 5.0, MIB, 15
 
@@ -44,16 +46,20 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True, help="golden's state directory, with the image built")
     parser.add_argument("--image", default="sandbox-upgrade")
     parser.add_argument("--starts", type=int, default=5, help="how many cold and how many warm starts")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--json", type=Path, help="write the result here, and a plot beside it (needs matplotlib)")
+    parser.add_argument("--busy", action="store_true", help="say that the machine had other work to do")
     arguments = parser.parse_args()
     bench = Bench(arguments.file.absolute(), arguments.state.absolute(), arguments.image)
     with connect() as connection:
-        result = bench.host(connection) | bench.seventy(connection)
+        result = bench.host(connection) | bench.seventy(connection) | {"busy": arguments.busy}
         if arguments.starts:
-            result |= bench.starts(connection, count=arguments.starts)
+            result |= bench.starts(connection, count=arguments.starts) | bench.at_once(connection)
+            result |= bench.pool(connection)
     text = json.dumps(result, indent=2)
     if arguments.json:
         arguments.json.write_text(text + "\n", encoding="utf-8")
+        if arguments.starts:
+            plot(result, arguments.json.with_suffix(".svg"))
     print(text)
     return 0 if is_kept(result) else 1
 
@@ -67,6 +73,7 @@ class Bench:
     def __init__(self, file: Path, state: Path, image: str) -> None:
         project = load(file)
         self.state = state
+        self.name = project.name
         self.key = project.ssh_key
         self.source = clones.locate(image, None, images=Path("/no/images"), builds=Store(state, project.name))
         self.accelerator = accelerator(state, reporter=Reporter("quiet"))
@@ -170,6 +177,60 @@ class Bench:
             raise RuntimeError(f"{name} did not start as it was to")
         return seconds
 
+    def at_once(self, connection: Connection) -> dict[str, Any]:
+        """Several on at once that went on from one memory: what they declare, and what they take of the host's."""
+        orders = [self.order(f"on-{number}") for number in range(ON_AT_ONCE)]
+        limit_s = clones.BOOT_TIMEOUT_S * self.accelerator.time_factor
+        with clones.running(orders, state=self.state, connection=connection, boot_timeout_s=limit_s) as made:
+            sizes = [proportional_bytes(lease.domain_name) for lease in made]
+        return {
+            "on_at_once": ON_AT_ONCE,
+            "declared_mib": orders[0].memory_mib,
+            "proportional_bytes": sizes,
+            "seventy_bytes_computed": CLONES * round(statistics.mean(sizes)),
+        }
+
+    def pool(self, connection: Connection) -> dict[str, Any]:
+        """Clones taken from a pool: seconds from the order to the lease, and to the answer on SSH."""
+        order = self.order("taker")
+        wanted = pools.Pool(
+            image=self.source.build.image,
+            images=Path("/no/images"),
+            project=self.name,
+            ready=TAKEN,
+            accelerator=order.accelerator,
+            key=self.key,
+        )
+        factor = self.accelerator.time_factor
+        more: dict[str, Any] = {"state": self.state, "connection": connection}
+        taken_s, answered_s = [], []
+        try:
+            pools.declare(wanted, state=self.state)
+            pools.fill(wanted.name, reporter=Reporter("quiet"), time_factor=factor, **more)
+            for _ in range(TAKEN):
+                begin = time.monotonic()
+                found = ready.take(order, **more)
+                taken_s.append(round(time.monotonic() - begin, 3))
+                if found is None:
+                    raise RuntimeError("the pool is empty")
+                clones.wait(found[0], timeout_s=60 * factor, note=lambda _: None, **more)
+                answered_s.append(round(time.monotonic() - begin, 3))
+                clones.destroy(found[0].name, **more)
+        finally:
+            pools.declare(wanted.model_copy(update={"ready": 0}), state=self.state)
+            pools.fill(wanted.name, reporter=Reporter("quiet"), time_factor=factor, **more)
+        return {"pool_taken_s": taken_s, "pool_answered_s": answered_s}
+
+
+def proportional_bytes(domain: str) -> int:
+    """Of QEMU's process: pages that several share count in parts. Source: proc_pid_smaps(5), "Pss"."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"guest={domain}," in (process / "cmdline").read_text(errors="replace"):
+                lines = (process / "smaps_rollup").read_text().splitlines()
+                return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    raise RuntimeError(f"{domain} is not on")
+
 
 def taken(folder: Path) -> int:
     """Bytes on the disk, blocks that are there alone."""
@@ -179,6 +240,34 @@ def taken(folder: Path) -> int:
 def p95(values: Sequence[float]) -> float:
     """The value that 95 of 100 do not exceed; of few values the largest."""
     return sorted(values)[min(len(values) - 1, round(0.95 * (len(values) - 1)))]
+
+
+def plot(found: dict[str, Any], target: Path) -> None:
+    """Each start as a point, and the medians; room on the disk, clones against copies."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "golden"
+    from matplotlib import pyplot
+
+    figure, (starts, room) = pyplot.subplots(ncols=2, figsize=(10, 4))
+    kinds = {"boot": "cold_s", "go on from memory": "warm_s", "taken from a pool": "pool_answered_s"}
+    for number, key in enumerate(kinds.values()):
+        starts.plot([number] * len(found[key]), found[key], "o", alpha=0.6)
+        starts.hlines(statistics.median(found[key]), number - 0.3, number + 0.3, color="black")
+    starts.set_xticks(range(len(kinds)), kinds)
+    starts.set_yscale("log")
+    starts.set_ylabel("until it answers on SSH, s")
+    starts.grid(alpha=0.3, axis="y")
+    bars = {"clones": found["clones_bytes"] / MIB, "copies": found["copies_bytes_computed"] / MIB}
+    room.bar(list(bars), list(bars.values()))
+    room.set_yscale("log")
+    room.set_ylabel(f"{found['clones']} of them on the disk, MiB")
+    for number, (value, key) in enumerate(zip(bars.values(), ("made_s", "copies_s_computed"), strict=True)):
+        room.annotate(f"{value:.0f} MiB, made in {found[key]:.1f} s", (number, value), ha="center", va="bottom")
+    figure.suptitle(f"{found['image']}, {found['accelerator']}, {found['processors']} processors", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:
@@ -210,6 +299,23 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
                 ],
             }
         )
+    if "pool_taken_s" in found:
+        rows = [
+            [what, len(found[key]), f"{statistics.median(found[key]):.2f}", f"{max(found[key]):.2f}"]
+            for what, key in (("taken", "pool_taken_s"), ("taken, and answered on SSH", "pool_answered_s"))
+        ]
+        tables.append({"title": "From a pool", "head": ["", "clones", "median, s", "slowest, s"], "rows": rows})
+        each, declared_mib = statistics.mean(found["proportional_bytes"]) / MIB, found["declared_mib"]
+        tables.append(
+            {
+                "title": f"Memory of the host, {found['on_at_once']} on at once that went on from memory",
+                "head": ["", "each, MiB", f"{count} (computed), MiB"],
+                "rows": [
+                    ["declared", declared_mib, count * declared_mib],
+                    ["taken, shared pages in parts", f"{each:.0f}", f"{count * each:.0f}"],
+                ],
+            }
+        )
     return {
         "title": "Clones",
         "when": found["made"],
@@ -221,6 +327,7 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
 from one that was made and measured. The script fails if the clones take {LIMIT_S:.0f} s or more, one takes
 {LIMIT_BYTES // MIB} MiB or more, or the median warm start more than 1/{WARM_PART} of the median cold one.""",
         "tables": tables,
+        "plots": ["benchmarks-clones.svg"] if "pool_taken_s" in found else [],
     }
 
 

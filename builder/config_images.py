@@ -12,7 +12,7 @@ from builder import config_matrix, private
 from builder.catalogue import RawSetup, contradictions, setup
 from builder.config_problems import Problems
 from builder.config_steps import Parsed, parse_step
-from builder.config_values import Size, guest_path
+from builder.config_values import Size, guest_path, project_path
 from builder.config_verify import RawVerify
 from builder.errors import did_you_mean
 from builder.model import Distribution, Image, Refresh, Setup
@@ -22,7 +22,15 @@ from builder.units import parse_size
 # Later releases have no module streams.
 _MODULAR = ("RHEL8", "RHEL9")
 
-GuestPath = Annotated[str, BeforeValidator(guest_path)]
+
+def _parse_kept_keys(value: object) -> dict[str, str]:
+    """Paths in the guest, and files of the project."""
+    if not isinstance(value, dict):
+        raise ValueError('is a table of private keys in the guest and files with their public halves: { "/…" = "…" }')
+    return {guest_path(path): project_path(public) for path, public in value.items()}
+
+
+KeptKeys = Annotated[dict[str, str], BeforeValidator(_parse_kept_keys)]
 
 
 class RawImage(RawSetup):
@@ -33,7 +41,7 @@ class RawImage(RawSetup):
     flat: bool = False
     refresh: Refresh = "on-change"
     verify: RawVerify = RawVerify()
-    keeps_private_keys: list[GuestPath] = Field(default=[])
+    keeps_private_keys: KeptKeys = Field(default={})
     stable: Literal["chain", "flat"] = "chain"
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
 
@@ -111,7 +119,7 @@ def _images(
             disk_bytes=None if image.parent else image.disk or parse_size("10 GiB"),
             setup=setup(image, folder=folder),
             refresh=image.refresh,
-            keeps_private_keys=tuple(image.keeps_private_keys),
+            keeps_private_keys={path: folder / public for path, public in image.keeps_private_keys.items()},
             stable=image.stable,
             steps=(
                 *_steps(name, image.steps, distribution, distributions, problems),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import bases, importing, install, layer, provision, resuming, seal
+from builder import bases, importing, install, layer, mirrors, provision, resuming, seal
 from builder.checkpoints import Trail
 from builder.layer import Bench, Phase
 from builder.media import Repository
@@ -92,6 +92,7 @@ class Construction:
             return provision.provision(
                 layer.machine(bench, parents=below, is_kvm=host.is_kvm, port=free_port(), pid=os.getpid()),
                 phase.steps,
+                repositories=mirrors.seen_from_guest(self.repositories),
                 connection=self.connection,
                 key=self.workshop.project.ssh_key,
                 project=self.workshop.project.folder,

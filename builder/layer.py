@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder import bases, customize, importing, install, parcels, provision, run, seal
+from builder import bases, customize, importing, install, mirrors, parcels, provision, run, seal
 from builder.media import Repository
 from builder.model import Distribution, Frozen, Image
 from builder.steps import Step, name_of
@@ -246,7 +246,9 @@ def commands(
     environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     for phase in bench.phases:
         if phase.is_online:
-            lines = _online_commands(bench, phase, uri=uri, target=ssh.Target(port=port, key=key))
+            lines = _online_commands(
+                bench, phase, repositories=repositories, uri=uri, target=ssh.Target(port=port, key=key)
+            )
         else:
             work = operations(phase, repositories=repositories, preparations=preparations)
             argv = guestfs.argv(
@@ -282,11 +284,14 @@ def _first_commands(
     return [Command(title=title, line=run.printable(argv)) for argv in argvs]
 
 
-def _online_commands(bench: Bench, phase: Phase, *, uri: str, target: ssh.Target) -> list[str]:
+def _online_commands(
+    bench: Bench, phase: Phase, *, repositories: Sequence[Repository], uri: str, target: ssh.Target
+) -> list[str]:
     """libvirt is called as a library; virsh is how a person does the same."""
     lines: list[run.Argv] = [
         scratch_disk.argv(bench.scratch),
         ["virsh", "--connect", uri, "create", bench.domain_xml],
+        ssh.command(target, "sh", "-euc", provision.put_downloads_aside(mirrors.seen_from_guest(repositories))),
     ]
     for number, step in phase.steps:
         lines += provision.argvs(step, target, project=bench.project, work=bench.work / name_of(number, step))

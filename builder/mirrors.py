@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from builder import provision
 from builder.media import Repository
+from builder.tools import guestfs
 from builder.tools.package_cache import caching
 from builder.tools.webserver import serving
 
@@ -28,6 +31,16 @@ def served(repositories: Sequence[Repository], *, host: str, state: Path) -> Ite
             )
             found.append(at(repository, host=host, port=stack.enter_context(server).port))
         yield found
+
+
+def seen_from_guest(repositories: Sequence[Repository]) -> list[Repository]:
+    """What is served for libguestfs' appliance, as a running guest reaches it; what is elsewhere stays there."""
+    found = []
+    for repository in repositories:
+        place = urlsplit(repository.location)
+        is_ours = place.hostname == guestfs.HOST and place.port is not None
+        found.append(at(repository, host=provision.HOST, port=place.port or 0) if is_ours else repository)
+    return found
 
 
 def at(repository: Repository, *, host: str, port: int) -> Repository:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from builder.frozen import Frozen as Frozen
 from builder.media import Repository, Source
@@ -16,6 +17,7 @@ from builder.steps import Repos, Step
 # Image and package-repository names end up in file names, RPM names, domain names and URLs.
 NAME = re.compile(r"[a-z0-9]+([.-]?[a-z0-9]+)*")
 VERSION = re.compile(r"(?P<date>[0-9]{8})\.(?P<count>[1-9][0-9]*)")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 # --- what the user defines ------------------------------------------------------------------------------------
@@ -142,7 +144,8 @@ class Image(Frozen):
     flat_of: the image that this one is the squashed form of; it has neither parent nor steps of its own.
     stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
-    keeps_private_keys: paths in the guest; other private keys are not packaged.
+    keeps_private_keys: paths in the guest -> the file with the public half of the key that may be there; other private
+    keys are not packaged.
     """
 
     name: str
@@ -159,7 +162,7 @@ class Image(Frozen):
     is_private: bool = False
     repositories: tuple[Repository, ...] = ()
     verify: Verify = Verify()
-    keeps_private_keys: tuple[str, ...] = ()
+    keeps_private_keys: dict[str, Path] = Field(default={})
 
     @property
     def needs_repositories(self) -> bool:
@@ -243,12 +246,24 @@ class Project(Frozen):
 # --- what a build leaves behind ---------------------------------------------------------------------------------
 
 
-class ImageId(Frozen):
-    """One build's image file, beyond doubt. sha256: hex, of the sealed qcow2's bytes."""
+def _matching(pattern: re.Pattern[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"{text!r} does not match {pattern.pattern}")
+        return text
 
-    image: str
-    version: str
-    sha256: str
+    return check
+
+
+class ImageId(Frozen):
+    """One build's image file, beyond doubt. sha256: hex, of the sealed qcow2's bytes.
+
+    All of it gets into file names, package names and addresses, and it is read out of files that others wrote.
+    """
+
+    image: Annotated[str, AfterValidator(_matching(NAME))]
+    version: Annotated[str, AfterValidator(_matching(VERSION))]
+    sha256: Annotated[str, AfterValidator(_matching(_SHA256))]
 
     @property
     def stem(self) -> str:
@@ -277,7 +292,7 @@ class Build(Frozen):
     be typed. started, finished: UTC, ISO 8601. tools: program -> version. software: name -> version of what online
     steps brought and asked for its version, such as "raku" and "sparrow6". flattened: the build that this one is the
     flat form of. private: of embargoed work, or standing on such. private_keys: files of the guest that hold a private
-    key, path -> SHA-256 of the file.
+    key, path -> SHA-256 of the file. key_fingerprints: of those among them that ssh could use, "SHA256:…".
     """
 
     format: Literal[1] = 1
@@ -296,6 +311,7 @@ class Build(Frozen):
     packages: int
     packages_sha256: str
     private_keys: dict[str, str] = Field(default={})
+    key_fingerprints: dict[str, str] = Field(default={})
     arch: Architecture = "x86_64"
     firmware: Firmware = "bios"
     memory_mib: int

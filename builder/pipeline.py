@@ -227,6 +227,7 @@ class Pipeline:
             packages=len(report.packages),
             packages_sha256=hashlib.sha256(packages.read_bytes()).hexdigest(),
             private_keys=report.private_keys,
+            key_fingerprints=report.key_fingerprints,
             arch=bench.distribution.arch,
             firmware=bench.distribution.firmware,
             memory_mib=bench.distribution.memory_mib,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from builder import run
 from builder.errors import ToolError
+from builder.media import Repository
 from builder.model import Limits
 from builder.steps import Ansible, Reboot, Shell, Sparrowdo, Step, name_of
-from builder.tools import ansible, proxies, scratch_disk, ssh
+from builder.tools import ansible, lent_repositories, proxies, scratch_disk, ssh
 from builder.tools.console import Console
 from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
@@ -48,6 +49,7 @@ def provision(
     machine: Machine,
     steps: Sequence[tuple[int, Step]],
     *,
+    repositories: Sequence[Repository] = (),
     connection: Connection,
     key: Path,
     project: Path,
@@ -60,10 +62,11 @@ def provision(
 ) -> dict[str, str]:
     """Run `steps` on `machine`, and come back when it is off; only then is its disk whole.
 
-    machine: its ssh_port is only a first try. steps: with their number in the recipe. project: the folder of
-    golden.toml. time_factor: what time limits are multiplied by. stage: reports the block as a stage, if Sparrowdo is
-    among the steps. checkpoint: called after each step but the last, with its number and the versions found so far,
-    when all that it did is on the disk; the last one's is the machine switched off.
+    machine: its ssh_port is only a first try. steps: with their number in the recipe. repositories: at addresses that
+    the guest reaches, for its dnf while the steps run. project: the folder of golden.toml. time_factor: what time
+    limits are multiplied by. stage: reports the block as a stage, if Sparrowdo is among the steps. checkpoint: called
+    after each step but the last, with its number and the versions found so far, when all that it did is on the disk;
+    the last one's is the machine switched off.
     The machine is gone afterwards, whatever happened. Returns the versions that steps found.
     Raises ToolError, or VerifyError for a playbook or a Sparrowdo that did nothing.
     """
@@ -76,6 +79,7 @@ def provision(
                 guest = _Guest(
                     machine,
                     domain,
+                    repositories=repositories,
                     key=key,
                     project=project,
                     logs=logs,
@@ -85,7 +89,7 @@ def provision(
                 )
                 with stages.at(2):
                     guest.wait()
-                    guest.put_cache_aside()
+                    guest.put_downloads_aside()
                 for number, step in steps:
                     with stages.at(3) if isinstance(step, Sparrowdo) else contextlib.nullcontext():
                         guest.do(number, step)
@@ -119,6 +123,11 @@ def argvs(step: Step, target: ssh.Target, *, project: Path, work: Path) -> list[
             return [ssh.command(target, *REBOOT)]
         case _:
             raise TypeError(f"{step.kind} is no online step")
+
+
+def put_downloads_aside(repositories: Sequence[Repository]) -> str:
+    """A script for the guest, after each boot: dnf's cache on the scratch disk, and our repositories beside its own."""
+    return scratch_disk.MOUNT_ONLINE + lent_repositories.lend(repositories)
 
 
 def write_inputs(step: Step, target: ssh.Target, *, project: Path, work: Path) -> None:
@@ -172,6 +181,7 @@ class _Guest:
         machine: Machine,
         domain: Domain,
         *,
+        repositories: Sequence[Repository],
         key: Path,
         project: Path,
         logs: Path,
@@ -180,6 +190,7 @@ class _Guest:
         note: Callable[[str], None],
     ) -> None:
         self._domain = domain
+        self._repositories = repositories
         self._project = project
         self._target = ssh.Target(port=machine.ssh_port, key=key)
         self._console = Console(machine.console_log)
@@ -208,11 +219,11 @@ class _Guest:
             raise
         self._note(f"SSH answered after {seconds:.1f} s")
 
-    def put_cache_aside(self) -> None:
-        """What dnf downloads from now on, until the guest goes down, is not on its disk."""
+    def put_downloads_aside(self) -> None:
+        """What dnf downloads until the guest goes down comes by way of this host's cache, and is not on its disk."""
         ssh.run_script(
             self._target,
-            scratch_disk.MOUNT_ONLINE,
+            put_downloads_aside(self._repositories),
             why="put dnf's cache on the scratch disk",
             timeout_s=_CACHE_TIMEOUT_S * self._time_factor,
             log=self._logs / "cache.log",
@@ -281,7 +292,7 @@ class _Guest:
             ok=(0, 255),
         )
         self.wait(but_not_boot=before, timeout_s=limit_s)
-        self.put_cache_aside()
+        self.put_downloads_aside()
 
     def write_out(self) -> None:
         """What the guest holds in memory of its file systems goes to its disk."""

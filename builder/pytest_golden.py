@@ -105,6 +105,7 @@ def golden_lab() -> Lab:
             state=Path(state) if state else None,
             images=Path(images) if images else None,
             key=Path(key).absolute() if key else None,
+            is_warm=os.environ.get("GOLDEN_WARM") != "0",
         )
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from builder import faults
 from builder.errors import VerifyError
 from builder.model import Frozen
+from builder.packages import parse
 from builder.store import sha256
-from builder.tools import guestfs, qemu_img
+from builder.tools import guestfs, lent_repositories, qemu_img
 from builder.tools.guestfs import Operation
 from builder.units import MIB
 
@@ -22,17 +23,27 @@ NEVRA = "%{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}"
 _CHANGELOG_BYTES = 4 * MIB
 _LONGEST_ENTRY = 2000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
 def list_private_keys(folders: Sequence[str], target: str) -> str:
     """Shell lines for the guest: where people and programs keep private keys, which are there; as `read_digests` reads.
 
     In PEM and as OpenSSH writes them, alone or behind a certificate, in files of up to 2 MiB. Source: RFC 7468.
+    Beside it in TARGET-fingerprints, as `read_fingerprints` reads, of those that ssh takes without a passphrase: one
+    key may be in many files of other bytes. ssh-keygen takes none that others may read. Source: ssh-keygen(1), "-y".
     """
     return f"""\
 find {shlex.join(folders)} -type f -size -2048k \\
     -exec grep -lsZE '^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY( BLOCK)?-----' {{}} + > {target}.found || :
 xargs -0 -r sha256sum --zero < {target}.found > {target}
+xargs -0 -r -n 1 sh -c '
+    (umask 077 && cp -- "$1" "$0.key")
+    line=$(ssh-keygen -y -P "" -f "$0.key" < /dev/null 2> /dev/null | ssh-keygen -l -f - 2> /dev/null)
+    rm -f "$0.key"
+    line=${{line#* }}
+    printf "%s  %s\\0" "${{line%% *}}" "$1"
+' {target} < {target}.found > {target}-fingerprints
 rm {target}.found
 """
 
@@ -70,7 +81,7 @@ rm -f /root/.bash_history /home/*/.bash_history
 [ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
 {list_private_keys(("/root", "/home", "/etc"), f"{_REPORT}/private-keys")}
 {guestfs.save_to_output_disk(_REPORT)}
-find /var/tmp -mindepth 1 -delete
+{lent_repositories.FORGET}find /var/tmp -mindepth 1 -delete
 sync
 # Freed blocks are given back to the qcow2, file system by file system. The appliance mounts them as fstab says.
 while read -r device mountpoint type rest; do
@@ -93,12 +104,13 @@ class Report(Frozen):
     """What the guest said of itself while it was sealed.
 
     packages: sorted NEVRAs. changelogs: NEVRA -> newest entry, where there is one. private_keys: files of the guest
-    that hold a private key, path -> SHA-256 of the file.
+    that hold a private key, path -> SHA-256 of the file. key_fingerprints: of those that ssh could use.
     """
 
     packages: tuple[str, ...]
     changelogs: dict[str, str]
     private_keys: dict[str, str]
+    key_fingerprints: dict[str, str]
 
 
 class Sealed(Frozen):
@@ -115,10 +127,16 @@ def read_report(output: Path) -> Report:
     packages = tuple(sorted(files.get("packages", b"").decode(errors="replace").split()))
     if not packages:
         raise VerifyError("the guest has no package installed: the installation did nothing")
+    try:
+        for package in packages:
+            parse(package)
+    except ValueError as error:
+        raise VerifyError(f"the guest's list of packages is none: {error}", log=output) from error
     return Report(
         packages=packages,
         changelogs=read_changelogs(files.get("changelogs", b"").decode(errors="replace")),
         private_keys=read_digests(files.get("private-keys", b"").decode(errors="replace")),
+        key_fingerprints=read_fingerprints(files.get("private-keys-fingerprints", b"").decode(errors="replace")),
     )
 
 
@@ -145,8 +163,17 @@ def read_changelogs(text: str) -> dict[str, str]:
 
 def read_digests(text: str) -> dict[str, str]:
     """What `sha256sum --zero` prints: path -> digest. The guest is not trusted: what is no such line is passed over."""
+    return _by_path(text, _DIGEST)
+
+
+def read_fingerprints(text: str) -> dict[str, str]:
+    """Path -> fingerprint, as ssh-keygen writes it; the guest is not trusted."""
+    return _by_path(text, _FINGERPRINT)
+
+
+def _by_path(text: str, pattern: re.Pattern[str]) -> dict[str, str]:
     lines = (line.partition("  ") for line in text.split("\0"))
-    return {path: digest for digest, _, path in sorted(lines) if path.startswith("/") and _DIGEST.fullmatch(digest)}
+    return {path: word for word, _, path in sorted(lines) if path.startswith("/") and pattern.fullmatch(word)}
 
 
 def compress(disk: Path, target: Path, *, parents: Sequence[Path], log: Path, timeout_s: float) -> Sealed:

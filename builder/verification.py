@@ -212,8 +212,15 @@ def clone(bench: Bench, build: Build, *, kept: Path) -> Iterator[Guest]:
         key=bench.project.ssh_key,
         owner=clones.this_process(),
     )
+    # Booting is what is verified: no memory will do.
     lease, _ = clones.create(
-        order, state=state, connection=bench.connection, reporter=bench.reporter, is_full=False, boot_timeout_s=None
+        order,
+        state=state,
+        connection=bench.connection,
+        reporter=bench.reporter,
+        is_full=False,
+        boot_timeout_s=None,
+        is_cold=True,
     )
     log = clones.console_log(state, name)
     try:

@@ -93,12 +93,19 @@ class Workshop:
     def needed_repositories(self, planned: Planned) -> Sequence[Repository]:
         image = self.project.images[planned.image]
         distribution = self.project.distribution_of(image.name)
-        is_needed = image.needs_repositories or (image.parent is None and bases.is_import(distribution))
+        is_needed = (
+            image.needs_repositories
+            or any(step.is_online for step in image.steps)
+            or (image.parent is None and bases.is_import(distribution))
+        )
         return (*image.repositories, *self.project.repositories(planned.image)) if is_needed else ()
 
     @contextlib.contextmanager
     def repositories(self, planned: Planned) -> Iterator[list[Repository]]:
-        """The image's repositories at addresses that libguestfs' appliance reaches, while the block runs."""
+        """The image's repositories at addresses that libguestfs' appliance reaches, while the block runs.
+
+        Online steps decide by nothing that these hold; they have them so that each package comes here once.
+        """
         with mirrors.served(self.needed_repositories(planned), host=guestfs.HOST, state=self.store.state) as found:
             yield found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# No memory is saved by itself: a test that is about that says so.
+os.environ.setdefault("GOLDEN_WARM", "0")
 
 # How long a busy machine takes for an example says nothing of the code.
 settings.register_profile("golden", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,11 +15,13 @@ from builder import faults
 from builder.errors import ConfigError, VerifyError
 from builder.model import VERSION, Frozen, version_key
 from builder.store import sync_directory, write_atomically
-from builder.tools import createrepo
+from builder.tools import createrepo, gpg
 from builder.tools.createrepo import Package
 from builder.tools.openpgp import Signer
 
 KEY = "key.asc"
+# The folder of a compose in which all of its RPMs are.
+PACKAGES = "Packages"
 # What lies beside an image's RPM and goes where it goes; the words after its name.
 COMPANIONS = (".build.json", ".cdx.json", ".intoto.jsonl", ".tests.json")
 
@@ -72,6 +74,23 @@ def need_current(channel: Path) -> Path:
     return found
 
 
+def read(compose: Path, *, signer: Signer | None) -> list[Package]:
+    """The packages of a compose by its metadata, which are proven by their signature if it is `signer`'s.
+
+    Raises VerifyError if they are damaged, or not those that were signed.
+    """
+    repomd, key = compose / "repodata/repomd.xml", compose.parent.parent / KEY
+    signature = repomd.with_name("repomd.xml.asc")
+    if signer is not None and signature.exists() and is_key_of(signer, key):
+        gpg.signed_text(repomd, signature=signature, key=key, what=str(repomd))
+    return createrepo.read(compose)
+
+
+def is_key_of(signer: Signer, key: Path) -> bool:
+    """Whether the file is the public half of the project's key."""
+    return key.exists() and key.read_text(encoding="utf-8", errors="replace") == signer.public_key
+
+
 def versions(channel: Path) -> list[str]:
     """The composes of a channel, oldest first."""
     found = [path.name for path in (channel / "composes").glob("*") if VERSION.fullmatch(path.name)]
@@ -97,34 +116,29 @@ def names(folder: Path) -> list[str]:
 
 def companions(rpm: Path) -> list[Path]:
     """What lies beside an RPM and belongs to it, by name; not all of it needs to be there."""
-    stem = rpm.name.removesuffix(".rpm")
-    return [rpm.with_name(f"{stem}{suffix}") for suffix in COMPANIONS]
+    return [rpm.with_name(name) for name in _companions(rpm.name)]
 
 
 def write(
-    compose: Path, packages: Sequence[Package], sources: Mapping[str, Path], *, origin: Origin, signer: Signer | None
+    compose: Path, packages: Sequence[Package], folders: Mapping[str, Path], *, origin: Origin, signer: Signer | None
 ) -> None:
     """Aside, complete, signed, on disk; then by its name. What an interrupted publication left is removed first.
 
-    sources: RPM file name -> where its bytes are now; what belongs to it lies beside it, and is taken along.
+    folders: RPM file name -> the folder where it is now; what belongs to it lies beside it, and is taken along.
     """
     composes = compose.parent
     for left in composes.glob(".*.part"):
         shutil.rmtree(left)
     part = composes / f".{compose.name}.part"
-    (part / "Packages").mkdir(parents=True)
-    for name, source in sources.items():
-        link(source, part / "Packages" / name)
-        for path in companions(source):
-            if path.exists():
-                link(path, part / "Packages" / path.name)
+    (part / PACKAGES).mkdir(parents=True)
+    _link_all(folders, part / PACKAGES)
     faults.place("compose.linked")
     createrepo.write(part, packages)
     faults.place("compose.listed")
     if signer is not None:
         signer.sign(part / "repodata/repomd.xml", part / "repodata/repomd.xml.asc")
     write_atomically(part / "compose.json", origin.model_dump_json(indent=2) + "\n")
-    sync_directory(part / "Packages")
+    sync_directory(part / PACKAGES)
     sync_directory(part / "repodata")
     sync_directory(part)
     faults.place("compose.aside")
@@ -146,7 +160,21 @@ def address(url: str, compose: Path) -> str:
     return f"{url}/{compose.parent.parent.name}/composes/{compose.name}/"
 
 
-def link(source: Path, target: Path) -> None:
+def _companions(rpm: str) -> list[str]:
+    stem = rpm.removesuffix(".rpm")
+    return [f"{stem}{suffix}" for suffix in COMPANIONS]
+
+
+def _link_all(folders: Mapping[str, Path], target: Path) -> None:
+    """The RPMs and what belongs to them. A folder is listed once: asking for each file costs as much as the links."""
+    there = {folder: (str(folder), {entry.name for entry in os.scandir(folder)}) for folder in set(folders.values())}
+    for name, folder in folders.items():
+        place, names = there[folder]
+        for wanted in (name, *(it for it in _companions(name) if it in names)):
+            link(f"{place}/{wanted}", f"{target}/{wanted}")
+
+
+def link(source: str | Path, target: str | Path) -> None:
     """A hard link, or a copy where the file system has none to give."""
     try:
         os.link(source, target)

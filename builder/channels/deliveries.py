@@ -8,7 +8,6 @@ delivered/sandbox-web-20261121.1.3f2a…/*.rpm, and what belongs to each, under 
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -72,8 +71,10 @@ def deliver(
     """
     log = store.root / "logs" / f"deliver-{id.image}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".deliver-", dir=store.root) as name:
-        staged = Path(name)
+    staged = store.root / "deliver" / id.image
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
         for source in [path for rpm in rpms for path in (rpm, *composes.companions(rpm)) if path.exists()]:
             composes.link(source, staged / source.name)
         if check is not None:
@@ -87,6 +88,8 @@ def deliver(
         rsync.make_folder(there, log=log)
         rsync.copy(staged, there, excluded=(f"/{MANIFEST}",), log=log)
         rsync.copy_file(staged / MANIFEST, there, log=log)
+    finally:
+        shutil.rmtree(staged)
     return delivery.folder
 
 
@@ -206,9 +209,12 @@ def _take_check(store: Store, folder: Path, delivery: Delivery, standing: sets.M
     if standing is None or standing.id != delivery.id or _CHECK not in delivery.files:
         raise VerifyError(f"it says that {delivery.id.stem} stands, which the channel does not have")
     try:
-        checks.write(store, Check.model_validate(json.loads((folder / _CHECK).read_bytes())))
-    except ValueError as error:
+        check = Check.model_validate_json((folder / _CHECK).read_bytes())
+    except ValidationError as error:
         raise VerifyError(f"{_CHECK} is damaged", details=[("reason", str(error).splitlines()[0])]) from error
+    if check.build != delivery.id:
+        raise VerifyError(f"{_CHECK} is of another build, {check.build.stem}")
+    checks.write(store, check)
 
 
 def _put_aside(folder: Path) -> None:

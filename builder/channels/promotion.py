@@ -78,7 +78,7 @@ def promote(
         raise ConfigError(f"'{source}' cannot be promoted to itself", try_next="--from and --to differ")
     with publication.locked(store, target):
         compose = composes.need_current(store.channels / source)
-        found = sets.members(createrepo.read(compose), prefix=prefix)
+        found = sets.members(composes.read(compose, signer=signer), prefix=prefix)
         withdrawn = {} if is_again else read_withdrawn(store.channels / target)
         chosen = _choose(
             store, _wanted(found, images, channel=source), found, withdrawn=withdrawn, is_unverified=is_unverified

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.channels import compose as composes
 from builder.channels.client import checked_url
-from builder.channels.compose import Origin
+from builder.channels.compose import PACKAGES, Origin
 from builder.channels.sets import missing_requirements
 from builder.errors import VerifyError
 from builder.model import Build, Frozen
@@ -24,8 +24,8 @@ from builder.tools.openpgp import Signer
 class Plan:
     """A publication, decided in full. compose: the folder that is to hold `packages`, or does already.
 
-    previous: the compose that clients have now. sources: file name -> where its bytes are now. new: names of the files
-    that no client has seen. removed: of those that go. is_needed: whether there will be another compose.
+    previous: the compose that clients have now. folders: RPM file name -> the folder where it is now. new: names of the
+    files that no client has seen. removed: of those that go. is_needed: whether there will be another compose.
     """
 
     channel: Path
@@ -33,7 +33,7 @@ class Plan:
     previous: Path | None
     url: str
     packages: dict[str, Package]
-    sources: dict[str, Path]
+    folders: dict[str, Path]
     new: tuple[str, ...]
     removed: tuple[str, ...]
     is_needed: bool
@@ -88,7 +88,7 @@ def carry_out(decided: Plan, *, why: str, signer: Signer | None) -> None:
             removed=decided.removed,
         )
         packages = list(decided.packages.values())
-        composes.write(decided.compose, packages, decided.sources, origin=origin, signer=signer)
+        composes.write(decided.compose, packages, decided.folders, origin=origin, signer=signer)
     composes.switch(decided.channel, url=decided.url, signer=signer)
 
 
@@ -113,27 +113,30 @@ def plan(
     folder = store.channels / channel
     current = composes.current(folder)
     packages: dict[str, Package] = {}
-    sources: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
+    # One object for all: what is done for each RPM that is there already is what a publication's cost grows by.
+    published = current / PACKAGES if current else Path()
     removed: list[str] = []
-    for package in createrepo.read(current) if current else []:
-        assert current is not None
-        if package.file_name in without:
-            removed.append(package.file_name)
+    for package in composes.read(current, signer=signer) if current else []:
+        name = package.file_name
+        if name in without:
+            removed.append(name)
             continue
-        packages[package.file_name] = package
-        sources[package.file_name] = current / package.href
+        packages[name], folders[name] = package, published
     new = []
     for path in rpms:
-        if path.name in packages and _is_unchanged(path, packages[path.name], published=sources[path.name]):
+        if path.name in packages and _is_unchanged(path, packages[path.name], published=folders[path.name] / path.name):
             continue
         found = (known or {}).get(path.name)
-        packages[path.name] = found or createrepo.read_rpm(path, href=f"Packages/{path.name}")
-        sources[path.name] = path
+        packages[path.name] = found or createrepo.read_rpm(path, href=f"{PACKAGES}/{path.name}")
+        folders[path.name] = path.parent
         new.append(path.name)
-    _need_whole([sources[name] for name in new], known or {}, channel=channel)
+    _need_whole([folders[name] / name for name in new], known or {}, channel=channel)
     is_other_key = signer is not None and current is not None and _is_other_key(folder, current, signer)
     if signer is not None:
-        _need_signatures([sources[name] for name in (packages if is_other_key else new)], signer, channel=channel)
+        _need_signatures(
+            [folders[name] / name for name in (packages if is_other_key else new)], signer, channel=channel
+        )
     need_complete(packages.values(), channel=channel)
     is_needed = bool(current is None or new or removed or is_other_key)
     compose = current if current and not is_needed else folder / "composes" / version_after(composes.versions(folder))
@@ -143,7 +146,7 @@ def plan(
         previous=current,
         url=composes.address(url, compose),
         packages=packages,
-        sources=sources,
+        folders=folders,
         new=tuple(new),
         removed=tuple(removed),
         is_needed=is_needed,
@@ -214,9 +217,8 @@ def _need_whole(paths: Sequence[Path], known: Mapping[str, Package], *, channel:
 
 def _is_other_key(channel: Path, current: Path, signer: Signer) -> bool:
     """Whether clients have known another key so far, or none."""
-    key = channel / composes.KEY
     is_signed = (current / "repodata/repomd.xml.asc").exists()
-    return not (is_signed and key.exists() and key.read_text(encoding="utf-8") == signer.public_key)
+    return not (is_signed and composes.is_key_of(signer, channel / composes.KEY))
 
 
 def _need_signatures(paths: Sequence[Path], signer: Signer, *, channel: str) -> None:

@@ -69,6 +69,13 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
 @click.option(
     "--keep-for", "keep_s", callback=duration, default="14 d", show_default=True, help="Then results are removed."
 )
+@click.option(
+    "--warm/--cold",
+    "is_warm",
+    default=True,
+    envvar="GOLDEN_WARM",
+    help="Save an image's memory when a second machine of it is wanted / boot all.  [default: warm]",
+)
 @click.option("--list", "is_list", is_flag=True, help="Print what would run, and run nothing.")
 @click.option("--dry-run", is_flag=True, help="The same, with machines and memory.")
 @images_option
@@ -85,6 +92,7 @@ def test(
     keep_pass: tuple[Kind, ...],
     keep_fail: tuple[Kind, ...],
     keep_s: int,
+    is_warm: bool,
     is_list: bool,
     dry_run: bool,
     installed: Path,
@@ -100,7 +108,7 @@ def test(
     if is_list:
         _print_list(tests, as_json=as_json)
         return
-    lab = open_lab(file=session.file, state=session.state, images=installed)
+    lab = open_lab(file=session.file, state=session.state, images=installed, is_warm=is_warm)
     planned = suite.jobs(tests, images=images, lab=lab)
     if dry_run:
         _print_plan(planned, as_json=as_json)

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from builder.clones import pins, pools, saved
+from builder.clones import habit, pins, pools, saved
 from builder.clones.leases import DISK, directory, find, lock, names, whole_leases
 from builder.clones.removal import release, remove
 from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import Frozen
 from builder.tools.domain import read_label
 from builder.tools.libvirt import Connection, Vanished
+
+# That an image was started here: longer than that, and its clones are as if they were the first.
+_REMEMBERED_S = 30 * 24 * 3600.0
 
 
 class Garbage(Frozen):
@@ -127,6 +130,8 @@ def _machines(state: Path, *, connection: Connection, is_dry: bool) -> Iterator[
 def _memory(state: Path, *, is_dry: bool, with_memory: bool, connection: Connection) -> Iterator[Garbage]:
     """Saved memory that fits no more: of another QEMU, libvirt, kernel or agent, or of an image that is gone."""
     users = {lease.warm for lease in whole_leases(state)}
+    if not is_dry:
+        habit.forget(state, older_than_s=0 if with_memory else _REMEMBERED_S)
     for place in saved.places(state):
         reason = _why_unfit(place, connection)
         if reason is None and with_memory:

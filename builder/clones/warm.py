@@ -60,10 +60,12 @@ def prepare(
     boot_timeout_s: float,
     capacity: Capacity | None = None,
     is_renewed: bool = False,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Saved, bool]:
     """The saved memory for clones like `order`, and whether it is new: one that fits is taken as it is.
 
-    order: its name is of no account. is_renewed: make it anew. Raises ConfigError, HostError, ToolError, VerifyError.
+    order: its name is of no account. is_renewed: make it anew. is_stopped: whether to give up waiting. Raises
+    ConfigError, HostError, ToolError, VerifyError.
     """
     if order.key is None:
         raise ConfigError("a warm start needs a key to log in with once", try_next="--key FILE")
@@ -84,7 +86,9 @@ def prepare(
         _need_unused(state, wanted.key)
         limit = capacity or host_capacity()
         with _workshop(place) as work:
-            preparation = _Preparation(lease, order.key, work, place, connection=connection, reporter=reporter)
+            preparation = _Preparation(
+                lease, order.key, work, place, connection=connection, reporter=reporter, is_stopped=is_stopped
+            )
             made = preparation.carry_out(wanted, limit=limit, boot_timeout_s=boot_timeout_s)
             with pins.locked(state):
                 # The links may have gone meanwhile, with the last clone: nothing yet said that they are needed here.
@@ -123,7 +127,15 @@ class _Preparation:
     """One boot of one image, until its memory is on the disk."""
 
     def __init__(
-        self, lease: Lease, key: Path, work: Path, place: Path, *, connection: Connection, reporter: Reporter
+        self,
+        lease: Lease,
+        key: Path,
+        work: Path,
+        place: Path,
+        *,
+        connection: Connection,
+        reporter: Reporter,
+        is_stopped: Callable[[], bool],
     ) -> None:
         self._lease = lease
         self._key = key
@@ -131,6 +143,7 @@ class _Preparation:
         self._place = place
         self._connection = connection
         self._reporter = reporter
+        self._is_stopped = is_stopped
 
     def carry_out(self, wanted: saved.Circumstances, *, limit: Capacity, boot_timeout_s: float) -> Saved:
         machine = self._machine()
@@ -170,7 +183,7 @@ class _Preparation:
 
         def is_alive() -> bool:
             console.poll()
-            return console.fatal is None and not domain.is_off()
+            return console.fatal is None and not domain.is_off() and not self._is_stopped()
 
         try:
             ssh.wait_until_answers(self._target(machine), timeout_s=timeout_s, is_alive=is_alive, note=note)

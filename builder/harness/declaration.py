@@ -67,8 +67,8 @@ class Test(Frozen):
     images: to run on one after the other; none, where only --image says. suite: tests of the same suite share their
     machines and run one after the other. results: how they come back. files: what goes into the guest.
     boot_s, run_s: limits in seconds, with KVM. fatal: patterns of console lines after which waiting is no use, beside
-    golden's own. lan: whether its machines see each other by their names. bug, until: it is known to fail, until the
-    end of that day.
+    golden's own. lan: whether its machines see each other by their names. cold: they boot, whatever memory is saved.
+    bug, until: it is known to fail, until the end of that day.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Test(Frozen):
     fatal: tuple[str, ...] = ()
     may_reboot: bool = False
     lan: bool = False
+    cold: bool = False
     bug: str | None = None
     until: date | None = None
 
@@ -134,6 +135,7 @@ class _Test(Raw):
     fatal: list[str] = Field(default=[])
     may_reboot: bool = False
     lan: bool = False
+    cold: bool = False
     bug: str | None = None
     until: date | None = None
 
@@ -222,6 +224,7 @@ def load(path: Path, *, top: Path) -> Test:
         fatal=tuple(raw.fatal),
         may_reboot=raw.may_reboot,
         lan=raw.lan,
+        cold=raw.cold,
         bug=raw.bug,
         until=raw.until,
     )

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from builder import clones, config, preflight
-from builder.clones import pools, ready
+from builder.clones import habit, pools, ready
 from builder.clones.memory import declared
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
@@ -59,6 +59,8 @@ class Lab:
     """All that machines for tests need of this host.
 
     images: folder of installed images. builds: of the project, where there is one. key: lets golden into the images.
+    is_warm: whether the memory of an image is saved by itself when a second machine of it is wanted; False: all boot,
+    whatever is saved; None: they go on from what is saved.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Lab:
         key: Path | None,
         accelerator: Accelerator,
         reporter: Reporter | None = None,
+        is_warm: bool | None = None,
     ) -> None:
         self.state = state
         self.images = images
@@ -77,6 +80,7 @@ class Lab:
         self.key = key
         self.accelerator = accelerator
         self.reporter = reporter or Reporter("quiet")
+        self.is_warm = is_warm
 
     def source(self, image: str) -> clones.Source:
         """image: IMAGE or IMAGE@VERSION. Raises ConfigError if it is neither installed nor built."""
@@ -127,6 +131,7 @@ class Lab:
                 return
             try:
                 _wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
+                self._remember(guests, connection)
                 lans.join(guests, time_factor=self.accelerator.time_factor)
             except GoldenError as error:
                 on_failure(guests, error)
@@ -167,7 +172,11 @@ class Lab:
             user_data=wanted.user_data,
             owner=clones.this_process(),
         )
-        made = self._taken(order, connection, wanted) or self._new(order, connection)
+        made = self._taken(order, connection, wanted)
+        if made is None:
+            if not wanted.is_cold:
+                self._warm_up(order, connection, is_stopped)
+            made = self._new(order, connection)
         try:
             lease = made
             if made.name == order.name:
@@ -180,7 +189,7 @@ class Lab:
                     reporter=self.reporter,
                     capacity=clones.host_capacity(wait_s=_START_WAIT_S),
                     # What is written into the overlay is not in any memory that was saved.
-                    is_cold=wanted.is_cold,
+                    is_cold=wanted.is_cold or self.is_warm is False,
                 )
             yield Guest(
                 Address(
@@ -200,12 +209,35 @@ class Lab:
 
     def _taken(self, order: clones.Order, connection: libvirt.Connection, wanted: Wanted) -> clones.Lease | None:
         """One that waits in a pool, unless something is to be done before the start."""
-        found = None if wanted.is_cold else ready.take(order, state=self.state, connection=connection)
+        found = (
+            None
+            if wanted.is_cold or self.is_warm is False
+            else ready.take(order, state=self.state, connection=connection)
+        )
         if found is None:
             return None
         lease, pool = found
         pools.refill_later(pool, state=self.state)
         return lease
+
+    def _warm_up(self, order: clones.Order, connection: libvirt.Connection, is_stopped: Callable[[], bool]) -> None:
+        """The second machine of an image waits for its memory to be saved, once on this host."""
+        if self.is_warm:
+            habit.prepare_again(
+                order,
+                state=self.state,
+                connection=connection,
+                reporter=self.reporter,
+                boot_timeout_s=clones.BOOT_TIMEOUT_S * self.accelerator.time_factor,
+                capacity=clones.host_capacity(wait_s=_START_WAIT_S),
+                is_stopped=is_stopped,
+            )
+
+    def _remember(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
+        for guest in guests.values():
+            with contextlib.suppress(GoldenError):  # somebody else destroyed it
+                lease = clones.find(self.state, guest.address.clone)
+                habit.remember(lease, state=self.state, connection=connection)
 
     def _new(self, order: clones.Order, connection: libvirt.Connection) -> clones.Lease:
         (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
@@ -232,10 +264,12 @@ def open_lab(
     images: Path | None = None,
     key: Path | None = None,
     reporter: Reporter | None = None,
+    is_warm: bool | None = None,
 ) -> Lab:
     """The lab of a project, or of a host that has installed images and no project.
 
-    file: golden.toml; it need not be there. state: the default one if None. Raises ConfigError, HostError.
+    file: golden.toml; it need not be there. state: the default one if None. is_warm: as in `Lab`. Raises ConfigError,
+    HostError.
     """
     state = (state or default_state()).absolute()
     quiet = reporter or Reporter("quiet")
@@ -247,6 +281,7 @@ def open_lab(
         key=key or (project.ssh_key if project else None),
         accelerator=preflight.accelerator(state, reporter=quiet),
         reporter=quiet,
+        is_warm=is_warm,
     )
 
 

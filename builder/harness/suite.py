@@ -56,7 +56,7 @@ def jobs(tests: Sequence[Test], *, images: Sequence[str], lab: Lab) -> list[Job]
     groups: dict[tuple[str, object], list[Test]] = {}
     for test in tests:
         for image in images or test.images:
-            alike = (test.suite or ("", test.name), tuple(test.roles.items()), test.results, test.lan)
+            alike = (test.suite or ("", test.name), tuple(test.roles.items()), test.results, test.lan, test.cold)
             groups.setdefault((image, alike), []).append(test)
     found = []
     for (image, _), together in groups.items():

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from builder.errors import VerifyError
 from builder.model import Build
-from builder.store import Store
+from builder.store import Store, verify_digest
 from builder.tools.openpgp import Signer
 
 # What lies beside the image's RPM under the same name, and in it under the image's: its facts, what is in it
@@ -24,17 +23,15 @@ COMPANIONS = {
 def write(build: Build, folder: Path, *, store: Store, signer: Signer | None) -> None:
     """Write the files that vouch for a build into a new folder, under the names that they get beside the image.
 
-    Raises VerifyError if the build's package list is gone.
+    Raises VerifyError if the build's package list is gone or damaged.
     """
     # Their libraries take a quarter of a second to load, which commands that package nothing need not wait for.
     from builder.tools import attestation, bom
 
     folder.mkdir()
     listed = store.package_list(build)
-    if not listed.is_file():
-        raise VerifyError(
-            f"the package list of '{build.stem}' is gone: {listed}", try_next=f"golden build {build.image}"
-        )
+    what = f"the package list of '{build.stem}'"
+    verify_digest(listed, build.packages_sha256, what=what, remedy=f"golden build {build.image}")
     packages = listed.read_text(encoding="utf-8")
     document = bom.cyclonedx(build, packages.split())
     tests = _tests(store, build)

@@ -139,6 +139,7 @@ def _takes(name: str, hint: Any) -> str:
         (config_values.Size, "a size"),
         (config_values.Duration, "a duration"),
         (config.Hash, "a hash"),
+        (config_images.KeptKeys, "a table of paths and files"),
     ):
         if hint == alias:
             return words

@@ -81,13 +81,13 @@ def test_a_chain_published_in_part_by_accident_leaves_the_client_with_the_old_on
     channel = store.channels / "candidate"
     current = composes.need_current(channel)
     packages = {package.file_name: package for package in createrepo.read(current)}
-    sources = {name: current / package.href for name, package in packages.items()}
+    folders = dict.fromkeys(packages, current / "Packages")
     for path in rpms:
         packages[path.name] = createrepo.read_rpm(path, href=f"Packages/{path.name}")
-        sources[path.name] = path
+        folders[path.name] = path.parent
     compose = current.with_name("20991231.1")
     origin = Origin(previous=current.name, why="by accident", made=composes.now())
-    composes.write(compose, list(packages.values()), sources, origin=origin, signer=publisher.signer)
+    composes.write(compose, list(packages.values()), folders, origin=origin, signer=publisher.signer)
     composes.switch(channel, url=composes.address("http://elsewhere.example", compose), signer=publisher.signer)
 
     installed.dnf("upgrade", "--nobest", LEAF)

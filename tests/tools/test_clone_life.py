@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -16,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from builder import clones
-from builder.clones import collection, saved, warm
+from builder import clones, soundness
+from builder.clones import collection, habit, saved, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
+from builder.errors import ToolError
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qemu_img, ssh
@@ -109,6 +111,19 @@ def test_cards_disks_and_a_seed_are_the_machines(golden: Command, open_path: Pat
     domain = golden.connection.define(domain_xml(machine(lease, place)))
     assert domain.xml().count("<disk type='file'") == 3
     assert "<source network='default'/>" in domain.xml()
+
+
+def test_a_uefi_machine_has_variables_of_its_own_and_its_firmware_speaks_on_the_console(golden: Command) -> None:
+    """The image has nothing to boot, which the firmware says. The sandbox's disks have no EFI partition."""
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "256 MiB", "--firmware", "uefi", "--no-wait")
+    place = clones.directory(golden.state, golden.prefix)
+    assert (place / "nvram.fd").stat().st_size > 0
+    deadline = time.monotonic() + 300
+    while b"BdsDxe" not in clones.console_log(golden.state, golden.prefix).read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    golden.json("destroy", golden.prefix)
+    assert not place.exists()
 
 
 def test_a_forwarded_port_leads_to_the_machine_and_a_taken_one_is_named(golden: Command) -> None:
@@ -251,6 +266,51 @@ def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Comm
         "this host has another QEMU, libvirt, kernel or processor now",
     )
     assert saved.places(golden.state) == []
+
+
+def ordered(golden: Command) -> clones.Order:
+    source = clones.locate(IMAGE, None, images=golden.store.images, builds=None)
+    return clones.Order(
+        name=golden.prefix, source=source, memory_mib=64, cpus=1, accelerator="tcg", key=Path("/no/key")
+    )
+
+
+def test_the_memory_of_an_image_that_is_started_again_is_saved_by_itself(
+    golden: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
+    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: None)
+    more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
+    again = functools.partial(
+        habit.prepare_again, ordered(golden), reporter=Reporter("quiet"), boot_timeout_s=1, **more
+    )
+    again()
+    assert saved.places(golden.state) == []  # nobody knows yet that there will be a second one
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
+    habit.remember(clones.find(golden.state, golden.prefix), **more)
+    again()
+    (place,) = saved.places(golden.state)
+    made = (place / "warm.json").stat().st_mtime_ns
+    again()
+    assert (place / "warm.json").stat().st_mtime_ns == made
+    golden.json("gc", "--memory")
+    assert list(saved.folder(golden.state).iterdir()) == []
+
+
+def test_memory_that_cannot_be_saved_is_told_once_and_its_clones_boot(
+    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_words: object, **_more: object) -> None:
+        raise ToolError("its guest takes no agent")
+
+    monkeypatch.setattr(warm, "prepare", refuse)
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
+    more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
+    habit.remember(clones.find(golden.state, golden.prefix), **more)
+    for _ in range(2):
+        habit.prepare_again(ordered(golden), reporter=Reporter("plain"), boot_timeout_s=1, **more)
+    said = capsys.readouterr().err
+    assert said.count("could not be saved; its clones boot: its guest takes no agent") == 1
 
 
 # --- owners and garbage -------------------------------------------------------------------------------------------
@@ -396,3 +456,26 @@ def test_cp_copies_in_and_out_but_not_across(golden: Command, clone: str, open_p
 def test_logs_are_the_consoles_and_qemus(golden: Command, clone: str) -> None:
     assert golden("logs", clone)[:2] == (0, clones.console_log(golden.state, clone).read_text())
     assert "qemu-system" in golden("logs", clone, "--qemu")[1]
+
+
+def test_memory_with_a_flipped_byte_is_never_started_from(
+    golden: Command, memory: saved.Saved, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place,) = saved.places(golden.state)
+    file = place / "memory"
+    status = file.stat()
+    with file.open("r+b") as stream:
+        stream.seek(-1000, os.SEEK_END)
+        byte = stream.read(1)[0]
+        stream.seek(-1, os.SEEK_CUR)
+        stream.write(bytes([byte ^ 1]))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    golden.create(golden.prefix, "--no-start")
+    lease = clones.start(golden.prefix, state=golden.state, connection=golden.connection, reporter=Reporter("plain"))
+    assert f"the saved memory of {memory.stem} was changed after it was saved" in capsys.readouterr().err
+    assert lease.warm is None
+    assert clones.is_running(lease, golden.connection)
+    found = [it for it in soundness.examine(golden.state, reporter=Reporter("quiet")) if it.state == "fail"]
+    assert [(it.check, it.remedy) for it in found] == [
+        (f"memory {memory.stem}", f"rm -r {place}  and golden clone warm {memory.stem}")
+    ]

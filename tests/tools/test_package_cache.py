@@ -17,7 +17,10 @@ import createrepo_c
 import pytest
 import requests
 
+from builder import mirrors, provision
+from builder.media import Repository
 from builder.run import query
+from builder.tools import guestfs, lent_repositories
 from builder.tools.package_cache import caching
 from builder.tools.webserver import Server, listening
 
@@ -157,8 +160,9 @@ def test_what_nobody_asked_for_in_a_month_is_removed(upstream: Upstream, cache: 
         assert list(cache.glob("*/repodata/repomd.xml"))
 
 
-def test_dnf_installs_through_it(tmp_path: Path, upstream: Upstream, cache: Path) -> None:
-    """The real dnf, twice, from a repository made by the real tools; the second time without a download."""
+@pytest.fixture
+def href(tmp_path: Path, upstream: Upstream) -> str:
+    """Where the package "tiny" lies in the upstream, a repository made by the real tools."""
     spec = tmp_path / "tiny.spec"
     spec.write_text(
         "Name: tiny\nVersion: 1\nRelease: 1\nSummary: s\nLicense: MIT\nBuildArch: noarch\n"
@@ -172,18 +176,39 @@ def test_dnf_installs_through_it(tmp_path: Path, upstream: Upstream, cache: Path
     (upstream.folder / "repodata" / "repomd.xml").unlink()
     with createrepo_c.RepositoryWriter(str(upstream.folder), num_packages=1) as writer:
         writer.add_pkg(createrepo_c.package_from_rpm(str(rpm), location_href=href))
+    return href
+
+
+def install_tiny(root: Path, *words: str) -> None:
+    dnf = ["dnf", "-y", f"--installroot={root}", "--releasever=9", "--disableplugin=*"]
+    dnf += [f"--setopt=cachedir={root}-cache", "--setopt=varsdir=/dev/null"]
+    query([*dnf, *words, "install", "tiny"], why="install", timeout_s=120)
+    assert (root / "tiny").is_dir()
+
+
+def test_dnf_installs_through_it(tmp_path: Path, upstream: Upstream, cache: Path, href: str) -> None:
+    """The real dnf, twice, from a repository made by the real tools; the second time without a download."""
     for turn in ("first", "second"):
-        root = tmp_path / turn
         with caching(upstream.url, cache=cache) as server:
-            query(
-                [
-                    *("dnf", "-y", f"--installroot={root}", "--releasever=9", "--disableplugin=*"),
-                    *("--setopt=reposdir=/dev/null", f"--setopt=cachedir={tmp_path / turn}-cache"),
-                    *("--setopt=varsdir=/dev/null", "--nogpgcheck", f"--repofrompath=tiny,{server.url}"),
-                    *("install", "tiny"),
-                ],
-                why="install through the cache",
-                timeout_s=120,
-            )
-        assert (root / "tiny").is_dir()
+            words = ["--setopt=reposdir=/dev/null", "--nogpgcheck", f"--repofrompath=tiny,{server.url}"]
+            install_tiny(tmp_path / turn, *words)
     assert upstream.answers["/" + href] == [200]
+
+
+def test_what_a_running_guest_installs_comes_through_it_too(
+    tmp_path: Path, upstream: Upstream, href: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images whose online steps install the same: the real dnf, with its own repository beside those lent to it."""
+    monkeypatch.setattr(provision, "HOST", "127.0.0.1")  # as which guests know this host
+    with listening(partial(_Counting, own := Upstream(upstream.folder)), what="a test") as direct:
+        for image in ("first", "second"):
+            files = tmp_path / f"{image}.repos.d"
+            files.mkdir()
+            (files / "own.repo").write_text(f"[own]\nname=own\nbaseurl={direct.url}\ngpgcheck=0\n")
+            wanted = [Repository(name="tiny", location=upstream.url)]
+            with mirrors.served(wanted, host=guestfs.HOST, state=tmp_path / "state") as found:
+                (files / "golden.repo").write_text(lent_repositories.text(mirrors.seen_from_guest(found)))
+                install_tiny(tmp_path / image, f"--setopt=reposdir={files}")
+    assert upstream.answers["/" + href] == [200]
+    assert "/repodata/repomd.xml" in own.answers
+    assert "/" + href not in own.answers

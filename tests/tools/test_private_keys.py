@@ -6,7 +6,8 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from builder.seal import list_private_keys, read_digests
+from builder.private_keys import fingerprint
+from builder.seal import list_private_keys, read_digests, read_fingerprints
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
@@ -29,7 +30,31 @@ def test_keys_of_every_kind_are_found_and_nothing_else_is(tmp_path: Path) -> Non
     assert read_digests(answer.read_text()) == {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (openssh, pkcs8, rsa)
     }
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["answer", "guest"]
+    named = read_fingerprints((tmp_path / "answer-fingerprints").read_text())
+    assert named == {str(path): fingerprint(path.with_name(f"{path.name}.pub")) for path in (openssh, rsa)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answer", "answer-fingerprints", "guest"]
+
+
+def test_one_key_in_files_of_other_bytes_is_one_key(tmp_path: Path) -> None:
+    """As PEM, for all to read, and with another comment; a key with a passphrase tells nothing."""
+    guest, answer = tmp_path / "guest", tmp_path / "answer"
+    guest.mkdir()
+    keys = {name: guest / name for name in ("one", "other", "locked")}
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-C", "me", "-f", keys["one"]], check=True)
+    for name, words in (("other", ["-N", "", "-m", "PEM"]), ("locked", ["-N", "a passphrase"])):
+        keys[name].write_bytes(keys["one"].read_bytes())
+        keys[name].chmod(0o600)
+        subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", *words, "-f", keys[name]], check=True)
+    keys["other"].chmod(0o644)
+    subprocess.run(["sh", "-euc", list_private_keys([str(guest)], str(answer))], check=True)
+    assert len(set(read_digests(answer.read_text()).values())) == 3
+    one = fingerprint(guest / "one.pub")
+    assert read_fingerprints((tmp_path / "answer-fingerprints").read_text()) == {
+        str(keys["one"]): one,
+        str(keys["other"]): one,
+    }
+    said = subprocess.run(["ssh-keygen", "-l", "-f", guest / "one.pub"], check=True, capture_output=True, text=True)
+    assert said.stdout.split()[1] == one
 
 
 def test_a_guest_without_any(tmp_path: Path) -> None:

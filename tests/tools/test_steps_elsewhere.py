@@ -24,10 +24,11 @@ from builder.channels import check, deliveries
 from builder.channels import compose as composes
 from builder.checks import Check
 from builder.cli import golden
-from builder.decision import Decision, decide
+from builder.decision import Decision
 from builder.errors import ConfigError, GoldenError, VerifyError
 from builder.model import Build, Project
 from builder.preflight import Accelerator
+from builder.progress import Reporter
 from builder.publication import Signing
 from builder.store import Store, lock, sha256, write_atomically
 from builder.tools.openpgp import Signer
@@ -88,6 +89,17 @@ class Maker:
         return with_key(self.store, build, planned.key, planned.inputs)
 
 
+def write_project(folder: Path, signing: Signing) -> Path:
+    assert signing.file is not None
+    (folder / "keys").mkdir(parents=True)
+    (folder / "delivered").mkdir()
+    (folder / "keys/id_ed25519.pub").write_text("ssh-ed25519 AAAA golden\n")
+    shutil.copy(signing.file, folder / "keys/signing.asc")
+    (folder / "sandbox.iso").write_bytes(bytes(16 * 2048) + b"\1CD001\1" + bytes(2048))
+    (folder / "golden.toml").write_text(PROJECT)
+    return folder
+
+
 def with_key(store: Store, build: Build, key: str, inputs: Mapping[str, str]) -> Build:
     build = build.model_copy(update={"key": key, "inputs": dict(inputs)})
     write_atomically(store.facts(build), build.model_dump_json(), mode=0o444)
@@ -145,14 +157,7 @@ class Site:
 def site(
     tmp_path: Path, store: Store, served: str, signing: Signing, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
-    assert signing.file is not None
-    folder = tmp_path / "project"
-    (folder / "keys").mkdir(parents=True)
-    (folder / "delivered").mkdir()
-    (folder / "keys/id_ed25519.pub").write_text("ssh-ed25519 AAAA golden\n")
-    shutil.copy(signing.file, folder / "keys/signing.asc")
-    (folder / "sandbox.iso").write_bytes(bytes(16 * 2048) + b"\1CD001\1" + bytes(2048))
-    (folder / "golden.toml").write_text(PROJECT)
+    folder = write_project(tmp_path / "project", signing)
     monkeypatch.setattr(Maker, "made", [], raising=False)
     command = sys.modules["builder.cli.step"]  # by its name, the package has the command
     monkeypatch.setattr(command, "Pipeline", Maker)
@@ -163,18 +168,24 @@ def site(
     yield Site(folder, store, served)
 
 
-@pytest.fixture
-def upgraded(site: Site, publisher: Publisher) -> dict[str, Build]:
-    """Base and upgrade are in the channel, as golden.toml wants them, and verified."""
-    store = site.keeper
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory: pytest.TempPathFactory, signing: Signing, signer: Signer) -> Store:
+    """Base and upgrade are in its channel, as golden.toml wants them, and verified; made once."""
+    top = tmp_path_factory.mktemp("seed")
+    project, store = config.load(write_project(top / "project", signing) / "golden.toml"), Store(top / "state", "demo")
     found: dict[str, Build] = {}
     for image, parent in (("sandbox-base", None), ("sandbox-upgrade", "sandbox-base")):
         made = add_build(store, image, parent=found[parent] if parent else None)
-        planned = decide(site.project, store, [image])[-1]
+        planned = Decision(project, store, [image]).plan()[-1]
         found[image] = with_key(store, made, planned.key, planned.inputs)
-    publisher.publish(found["sandbox-upgrade"])
+    Publisher(store, Reporter("quiet"), signer).publish(found["sandbox-upgrade"])
     verify_builds(store, *found.values())
-    return found
+    return store
+
+
+@pytest.fixture
+def upgraded(site: Site, seed: Store) -> None:
+    shutil.copytree(seed.root, site.keeper.root, dirs_exist_ok=True)
 
 
 @pytest.mark.usefixtures("upgraded")
@@ -366,7 +377,8 @@ def test_two_that_accept_at_once_wait_for_each_other_and_for_a_publication(site:
     assert check(site.keeper, "candidate", signer=signer).packages == 8
 
 
-def test_a_channel_that_was_tampered_with_is_not_built_on(site: Site, upgraded: dict[str, Build]) -> None:
+@pytest.mark.usefixtures("upgraded")
+def test_a_channel_that_was_tampered_with_is_not_built_on(site: Site) -> None:
     compose = composes.need_current(site.keeper.channels / "candidate")
     faults = {".build.json": "not the file that its statement vouches for", ".rpm": "not the file that the channel's"}
     for suffix, message in faults.items():
@@ -388,6 +400,8 @@ def test_private_images_do_not_travel(site: Site) -> None:
         site.step("one", "sandbox-secret")
 
 
-def test_a_folder_that_is_not_there_is_said(site: Site) -> None:
+def test_what_was_not_delivered_is_said(site: Site) -> None:
     with pytest.raises(ConfigError, match="there is no folder /nowhere for deliveries"):
         site.golden("accept", "/nowhere")
+    with pytest.raises(ConfigError, match="there is no whole delivery 'sandbox-web-1' in"):
+        site.golden("accept", str(site.drop), "sandbox-web-1")

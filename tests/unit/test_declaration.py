@@ -38,6 +38,7 @@ limits = { boot = "90s", run = "5 min" }
 fatal = ["segfault at"]
 may_reboot = true
 lan = true
+cold = true
 bug = "https://bugs.example.org/1"
 until = 2026-12-31
 [machines.engine]
@@ -64,6 +65,7 @@ image = "c"
         fatal=("segfault at",),
         may_reboot=True,
         lan=True,
+        cold=True,
         bug="https://bugs.example.org/1",
         until=date(2026, 12, 31),
     )

@@ -73,6 +73,15 @@ def test_the_commands_shown_exist_with_their_options(page: Path) -> None:
         assert (wrong := misused(line)) is None, f"{page.name}: {line}: {wrong}"
 
 
+@pytest.mark.parametrize("name", ["Jenkinsfile", "Jenkinsfile.sparrowdo"])
+def test_the_commands_of_jenkins_exist_with_their_options(name: str) -> None:
+    text = (TOP / "ci" / name).read_text(encoding="utf-8")
+    lines = re.findall(r"(?:sh '|^ *)(golden [^'\n]*)", text, flags=re.MULTILINE)
+    assert len(lines) >= 5
+    assert {line: misused(line) for line in lines} == dict.fromkeys(lines)
+    assert text.count("{") == text.count("}")
+
+
 def misused(line: str) -> str | None:
     """What is wrong with a command line of golden's; options are looked up in the command itself."""
     words = shlex.split(re.sub(r"\[([^]]*)\]…?", r"\1", line), comments=True)

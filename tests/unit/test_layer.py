@@ -198,7 +198,7 @@ def test_the_commands_of_a_layer(project: Project) -> None:
 def test_the_commands_name_the_disks_that_travel_along(project: Project) -> None:
     work = project.file.parent / "work"
     found = commands(project, "sandbox-files", [Path("/images/sandbox-base-20261120.1.qcow2")])
-    scratch, _output, first, again, _virsh, play, reboot, _off, _output, seal_, _convert = found[1:]
+    scratch, _output, first, again, _virsh, lend, play, reboot, _off, _output, seal_, _convert = found[1:]
     assert "mke2fs -q -F -t ext4 -O '^has_journal'" in scratch
     assert again == scratch
     disks = "".join(f" --format raw --add {work}/{name}.raw" for name in ("output", "scratch", "input"))
@@ -209,6 +209,7 @@ def test_the_commands_name_the_disks_that_travel_along(project: Project) -> None
         f"ansible-playbook --inventory {folder}/inventory.json --extra-vars @{folder}/vars.json "
         f"{project.folder}/play/site.yml"
     )
+    assert "baseurl=http://10.0.2.2:8000\n" in lend
     assert reboot.endswith("-- 'systemctl reboot'")
 
 

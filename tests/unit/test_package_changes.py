@@ -98,12 +98,12 @@ def diff(project: Path, *words: str) -> str:
 
 def test_diff_without_b_is_against_the_parent(project: Path) -> None:
     lines = diff(project, "sandbox-upgrade").splitlines()
-    assert lines[0].split() == ["CHANGE", "PACKAGE", "sandbox-base-20261121.1", "sandbox-upgrade-20261121.2"]
+    assert lines[0].split() == ["PACKAGE", "CHANGE", "sandbox-base-20261121.1", "sandbox-upgrade-20261121.2"]
     assert [line.split()[:2] for line in lines[1:]] == [
-        ["upgraded", "bash.noarch"],
-        ["downgraded", "curl.noarch"],
-        ["added", "new.noarch"],
-        ["removed", "old.noarch"],
+        ["bash.noarch", "upgraded"],
+        ["curl.noarch", "downgraded"],
+        ["new.noarch", "added"],
+        ["old.noarch", "removed"],
     ]
 
 

@@ -47,7 +47,7 @@ def memory(golden: Golden) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def warm(golden: Golden, memory: dict[str, Any]) -> list[dict[str, Any]]:
     """Two that go on from memory, one after the other."""
-    words = ("--image", "sandbox-upgrade", *NO_IMAGES, "--own-key", "--json")
+    words = ("--image", "sandbox-upgrade", *NO_IMAGES, "--warm", "--own-key", "--json")
     return [golden("clone", "create", name, *words).json for name in WARM]
 
 

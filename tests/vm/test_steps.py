@@ -31,7 +31,7 @@ WantedBy=multi-user.target
   { sshkeys = ["files/other.pub"] },
   { selinux = { mode = "permissive" } },
   { script = "files/set up.sh" },
-  { run = ["ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_test", "echo offline says so"] },
+  { run = ["install -m 0644 '/opt/my app/harness' /root/.ssh/id_test", "echo offline says so"] },
   { shell = ["systemctl start beacon.service", "test $(wc -l < /var/lib/beacon) = 1"] },
   { ansible = "ansible/site.yml", vars = { greeting = "hello" } },
   { reboot = true },
@@ -52,6 +52,10 @@ test "$(systemctl is-enabled systemd-timesyncd.service)" = masked
 grep -q 'of somebody else' /root/.ssh/authorized_keys
 test -z "$(find /var/cache/dnf -type f)"
 test ! -e /etc/yum.repos.d/more.repo
+# By the repositories of golden.toml, which are there for the time of the build; there is no other.
+dnf -y reinstall tree
+test -n "$(find /var/cache/dnf -type f)"
+grep -q ' /var/cache/dnf ext4 ' /proc/mounts
 '''] },
 ]
 """
@@ -95,6 +99,7 @@ def write_files(folder: Path) -> None:
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "of somebody else", "-f", folder / "other"], check=True
     )
     shutil.move(folder / "other.pub", files / "other.pub")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", files / "harness"], check=True)
     (folder / "ansible").mkdir()
     (folder / "ansible" / "site.yml").write_text(PLAYBOOK)
 
@@ -116,11 +121,15 @@ def test_a_private_key_in_the_guest_is_seen_and_not_packaged_unless_it_is_named(
     assert "private key: /root/.ssh/id_test in the guest\n" in built("show", "sandbox-steps").stdout
     refused = built("package", "sandbox-steps", "--dry-run", expect=2)
     assert "private keys are not packaged unless golden.toml names them: sandbox-steps-" in refused.stderr
-    assert 'in [image.sandbox-steps] of golden.toml: keeps_private_keys = ["/root/.ssh/id_test"]' in refused.stderr
+    assert (
+        'in [image.sandbox-steps] of golden.toml: keeps_private_keys = { "/root/.ssh/id_test" = "FILE.pub" }'
+        in refused.stderr
+    )
     text = built.file.read_text()
-    named = 'keeps_private_keys = ["/root/.ssh/id_test"]\nparent = "sandbox-upgrade"\nsteps = [\n  { copy'
+    named = 'keeps_private_keys = { "/root/.ssh/id_test" = "files/harness.pub" }\n'
+    begin = 'parent = "sandbox-upgrade"\nsteps = [\n  { copy'
     try:
-        built.file.write_text(text.replace('parent = "sandbox-upgrade"\nsteps = [\n  { copy', named))
+        built.file.write_text(text.replace(begin, named + begin))
         assert "rpmbuild" in built("package", "sandbox-steps", "--dry-run").stdout
     finally:
         built.file.write_text(text)
@@ -149,5 +158,6 @@ def test_it_boots(built: Golden) -> None:
     try:
         assert built("clone", "ssh", "steps", "--", "cat", "/etc/motd").stdout == "it's $HOME\n"
         assert built("clone", "ssh", "steps", "--", "systemctl", "is-active", "beacon.service").stdout == "active\n"
+        assert built("clone", "ssh", "steps", "--", "ls", "/etc/distro.repos.d", expect=2).stdout == ""
     finally:
         built("clone", "destroy", "steps")

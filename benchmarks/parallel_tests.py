@@ -1,0 +1,145 @@
+"""How long `golden test` takes for the same tests, 1, 2 and 4 at once, on machines that go on from memory or boot.
+
+    python benchmarks/parallel_tests.py --file golden.toml --state STATE --output docs/benchmarks-parallel-tests.json
+
+Each test asks the guest's kernel for its name, on a machine of its own. They run with each number of jobs from memory,
+which is saved before the clock starts, and, with --cold N, N of them on machines that boot. About 40 s for each boot
+without KVM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+JOBS, TESTS = (1, 2, 4), 8
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", type=Path, required=True, help="golden.toml of a sandbox whose image is built")
+    parser.add_argument("--state", type=Path, required=True, help="as of golden")
+    parser.add_argument("--image", default="sandbox-upgrade")
+    parser.add_argument("--cold", type=int, default=0, metavar="N", help="also N tests on machines that boot")
+    parser.add_argument("--busy", action="store_true", help="say that the machine had other work to do")
+    parser.add_argument("--output", type=Path, help="write the JSON here, and a plot beside it (needs matplotlib)")
+    options = parser.parse_args()
+    golden = [sys.executable, "-m", "builder", "--progress", "quiet", "--file", str(options.file)]
+    golden += ["--state", str(options.state)]
+    found = measure(golden, options.image, cold=options.cold) | {"busy": options.busy}
+    text = json.dumps(found, indent=2)
+    if options.output:
+        options.output.write_text(text + "\n", encoding="utf-8")
+        plot(found, options.output.with_suffix(".svg"))
+    print(text)
+    return 0
+
+
+def measure(golden: list[str], image: str, *, cold: int) -> dict[str, Any]:
+    memory = json.loads(_said([*golden, "clone", "warm", image, "--json"]))
+    runs = [run(golden, image, tests=TESTS, jobs=jobs, is_cold=False) for jobs in JOBS]
+    runs += [run(golden, image, tests=cold, jobs=jobs, is_cold=True) for jobs in JOBS if cold]
+    return {
+        "when": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": {
+            "processors": os.cpu_count(),
+            "kernel": platform.release(),
+            "accelerator": memory["circumstances"]["accelerator"],
+        },
+        "image": memory["stem"],
+        "memory_mib": memory["circumstances"]["memory_mib"],
+        "runs": runs,
+    }
+
+
+def run(golden: list[str], image: str, *, tests: int, jobs: int, is_cold: bool) -> dict[str, Any]:
+    """One run of `golden test`, which has to be green. each_s: of a test, its machine's start included."""
+    with tempfile.TemporaryDirectory(prefix="golden-bench-") as folder:
+        for number in range(tests):
+            place = Path(folder, f"test-{number}")
+            place.mkdir()
+            (place / "run.sh").write_text("uname -r\n")
+            (place / "golden-test.toml").write_text(f'scripts = ["run.sh"]\ncold = {str(is_cold).lower()}\n')
+        words = ["test", "--folder", folder, "--image", image, "--jobs", str(jobs), "--results", f"{folder}/results"]
+        begin = time.monotonic()
+        summary = json.loads(_said([*golden, *words, "--json"]))
+        seconds = time.monotonic() - begin
+    return {
+        "jobs": jobs,
+        "is_cold": is_cold,
+        "tests": tests,
+        "seconds": round(seconds, 1),
+        "each_s": [outcome["boot_s"] for result in summary["results"] for outcome in result["outcomes"]],
+    }
+
+
+def _said(argv: list[str]) -> str:
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def plot(found: dict[str, Any], target: Path) -> None:
+    """Seconds for a test over the number of them at once."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "golden"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 4))
+    for is_cold, label in ((True, "machines boot"), (False, "machines go on from memory")):
+        runs = [it for it in found["runs"] if it["is_cold"] is is_cold]
+        if runs:
+            axes.plot([it["jobs"] for it in runs], [it["seconds"] / it["tests"] for it in runs], "o-", label=label)
+    axes.set_xticks(JOBS)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tests at once")
+    axes.set_ylabel("s for each test of the run")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+
+
+def section(found: dict[str, Any]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py."""
+    cold = next((it["tests"] for it in found["runs"] if it["is_cold"]), 0)
+    return {
+        "title": "Tests in parallel",
+        "command": "PYTHONPATH=. python3 benchmarks/parallel_tests.py --file golden.toml --state STATE "
+        f"{f'--cold {cold} ' if cold else ''}--output docs/benchmarks-parallel-tests.json",
+        "about": f"""
+`golden test` with tests that ask the guest's kernel for its name, each on a machine of its own of {found["image"]} with
+{found["memory_mib"]} MiB of memory. Seconds are those of the whole command. Starts are the medians of the tests', from
+the order to the answer on SSH. The memory of the image was saved before.""",
+        "tables": [
+            {
+                "head": ["machines", "tests", "at once", "all, s", "s for each", "start, s"],
+                "rows": [
+                    [
+                        "boot" if it["is_cold"] else "from memory",
+                        it["tests"],
+                        it["jobs"],
+                        it["seconds"],
+                        f"{it['seconds'] / it['tests']:.1f}",
+                        f"{statistics.median(it['each_s']):.1f}",
+                    ]
+                    for it in found["runs"]
+                ],
+            }
+        ],
+        "plots": ["benchmarks-parallel-tests.svg"],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""One flipped byte in each kind of file that golden keeps: refused by its user, and found by `golden doctor --deep`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from builder import soundness
+from builder.channels import check, promote
+from builder.channels import compose as composes
+from builder.cli.doctor import doctor
+from builder.cli.session import Session
+from builder.errors import VerifyError
+from builder.model import Build
+from builder.package import package
+from builder.preflight import Finding
+from builder.progress import Reporter
+from builder.store import Store, facts_text, sha256
+from tests.builds import verify_builds
+from tests.tools.conftest import Publisher
+
+Look = Callable[..., list[Finding]]
+URL = "http://mirror.example/golden"
+
+
+def flip(path: Path, *, at: int | None = None) -> None:
+    """One bit in the middle, or at that byte, by a disk that goes bad: the times stay."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 1
+    path.chmod(0o644)
+    with path.open("r+b") as stream:  # the same file, whatever other names it has
+        stream.write(data)
+    path.chmod(status.st_mode)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def looked(store: Store, publisher: Publisher) -> Look:
+    """What `golden doctor --deep` finds wrong."""
+
+    def look(is_signed: bool = True) -> list[Finding]:
+        found = soundness.examine(
+            store.state, reporter=Reporter("quiet"), own=store, signer=publisher.signer if is_signed else None
+        )
+        return [finding for finding in found if finding.state != "ok"]
+
+    return look
+
+
+def test_nothing_is_found_where_nothing_is_wrong(
+    store: Store, chain: dict[str, Build], publisher: Publisher, looked: Look
+) -> None:
+    publisher.publish(chain["sandbox-upgrade"])
+    assert looked() == []
+
+
+def test_in_an_image(store: Store, chain: dict[str, Build], publisher: Publisher, looked: Look) -> None:
+    flip(store.qcow2(chain["sandbox-base"]))
+    with pytest.raises(VerifyError, match=r"'sandbox-base-20261121\.1' was changed after it was built"):
+        publisher.rpms(chain["sandbox-upgrade"])
+    (found,) = looked()
+    assert (found.check, found.state) == ("build sandbox-base-20261121.1", "fail")
+    assert found.remedy.startswith(f"remove {store.qcow2(chain['sandbox-base'])} and run: golden build sandbox-base")
+
+
+def test_in_a_package_list(store: Store, chain: dict[str, Build], publisher: Publisher, looked: Look) -> None:
+    flip(store.package_list(chain["sandbox-base"]))
+    with pytest.raises(VerifyError, match=r"the package list of 'sandbox-base-20261121\.1' was changed"):
+        publisher.rpms(chain["sandbox-base"])
+    assert [finding.check for finding in looked()] == ["build sandbox-base-20261121.1"]
+
+
+@pytest.mark.parametrize("key", ["description", "key", "virtual_bytes", "finished", "facts_sha256"])
+def test_anywhere_in_the_facts_of_a_build(store: Store, chain: dict[str, Build], looked: Look, key: str) -> None:
+    build = chain["sandbox-base"].model_copy(update={"description": "a base"})
+    path = store.facts(build)
+    path.chmod(0o644)
+    path.write_text(facts_text(build))
+    assert store.find("sandbox-base") == build
+    text = path.read_bytes()
+    # The first byte of the value, behind its quotation mark.
+    place = text.index(f'"{key}": '.encode()) + len(key) + 4
+    flip(path, at=place + (text[place : place + 1] == b'"'))
+    with pytest.raises(VerifyError, match="the facts of a build are damaged") as refused:
+        store.builds()
+    assert refused.value.try_next == f"remove {path} to have the image built again"
+    assert [finding.check for finding in looked()] == ["build sandbox-base-20261121.1"]
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_in_a_package(
+    store: Store, chain: dict[str, Build], publisher: Publisher, looked: Look, is_signed: bool
+) -> None:
+    if not is_signed:
+        publisher = Publisher(store, publisher.reporter, None)  # type: ignore[arg-type]
+    first, _ = publisher.rpms(chain["sandbox-base"])
+    flip(first, at=first.stat().st_size - 1000)
+    with pytest.raises(VerifyError, match="not all RPMs for the channel 'candidate' are whole") as refused:
+        publisher.publish_rpms(store_rpms(store))
+    assert str(first) in refused.value.details[0][1]
+    assert composes.current(store.channels / "candidate") is None
+    assert [finding.check for finding in looked()] == [f"package {first.name}"]
+    # What the message says, done.
+    first.unlink()
+    package(store, [chain["sandbox-base"]], prefix="golden", reporter=Reporter("quiet"), signer=publisher.signer)
+    publisher.publish_rpms(store_rpms(store))
+    assert looked(is_signed) == []
+
+
+def store_rpms(store: Store) -> list[Path]:
+    return sorted(store.rpms.glob("*.rpm"))
+
+
+def test_in_a_published_package(store: Store, chain: dict[str, Build], publisher: Publisher, looked: Look) -> None:
+    publisher.publish(chain["sandbox-base"])
+    verify_builds(store, chain["sandbox-base"])
+    (image,) = store.channels.rglob("golden-sandbox-base-image-*.rpm")
+    flip(image, at=image.stat().st_size - 1000)
+    with pytest.raises(VerifyError, match="not all RPMs for the channel 'nightly' are whole"):
+        promote(store, (), prefix="golden", url=URL, signer=publisher.signer)
+    assert composes.current(store.channels / "nightly") is None
+    with pytest.raises(VerifyError, match="is not sound"):
+        check(store, "candidate", signer=publisher.signer)
+    assert {finding.check for finding in looked()} == {"channel candidate", f"package {image.name}"}
+
+
+@pytest.mark.parametrize("name", ["*-primary.xml.gz", "*-filelists.xml.gz", "repomd.xml"])
+def test_in_metadata(store: Store, chain: dict[str, Build], publisher: Publisher, looked: Look, name: str) -> None:
+    publisher.publish(chain["sandbox-base"])
+    verify_builds(store, chain["sandbox-base"])
+    (file,) = store.channels.rglob(name)
+    # Of repomd.xml its time, which nothing but the signature vouches for.
+    flip(file, at=file.read_bytes().index(b"<revision>") + 12 if name == "repomd.xml" else None)
+    before = composes.current(store.channels / "candidate")
+    with pytest.raises(VerifyError, match=r"the signature of|the metadata of"):
+        publisher.publish(chain["sandbox-upgrade"])
+    with pytest.raises(VerifyError, match=r"the signature of|the metadata of"):
+        promote(store, (), prefix="golden", url=URL, signer=publisher.signer)
+    assert composes.current(store.channels / "candidate") == before
+    assert [finding.check for finding in looked()] == ["channel candidate"]
+
+
+def test_in_a_download(store: Store, looked: Look) -> None:
+    place = store.state / "cache/files"
+    store.images.mkdir(parents=True)
+    (place / "x").mkdir(parents=True)
+    (place / "x/a.iso").write_bytes(bytes(5000))
+    digest = sha256(place / "x/a.iso")
+    (place / "x").rename(place / digest)
+    facts = (
+        f'{{"name": "a.iso", "sha256": "{digest}", "size_bytes": 5000, "address": "http://m/a.iso",'
+        '"distribution": "d", "verified": "sha256", "fetched": "2026-11-21T10:00:00Z"}'
+    )
+    (place / digest / ".facts.json").write_text(facts)
+    assert looked() == []
+    flip(place / digest / "a.iso")
+    (found,) = looked()
+    assert (found.check, found.remedy) == ("cache a.iso", f"rm -r {place / digest}  and golden cache fetch")
+
+
+def test_the_command_tells_and_ends_with_5(store: Store, chain: dict[str, Build], tmp_path: Path) -> None:
+    session = Session(file=tmp_path / "none/golden.toml", state=store.state, reporter=Reporter("quiet"))
+    flip(store.qcow2(chain["sandbox-upgrade"]))
+    result = CliRunner().invoke(doctor, ["--deep", "--json"], obj=session)
+    assert isinstance(result.exception, VerifyError)
+    assert result.exception.what == "what golden keeps is damaged: build sandbox-upgrade-20261121.1"
+    assert '"check": "build sandbox-upgrade-20261121.1"' in result.stdout
