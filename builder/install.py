@@ -136,7 +136,10 @@ def _is_file_in(folder: Path, path: str) -> bool:
 def check_dvd(dvd: Path) -> None:
     """Raises ConfigError if the file is not there, is no DVD, or is cut short."""
     if not dvd.is_file():
-        raise ConfigError(f"the DVD is not there: {dvd}")
+        raise ConfigError(
+            f"the DVD is not there: {dvd}",
+            try_next="put it there, or have `source` in golden.toml name another file or an http(s) address",
+        )
     declared = _iso9660_bytes(dvd)
     if declared is None:
         raise ConfigError(f"{dvd} is no DVD image: it has no ISO 9660 volume descriptor")
