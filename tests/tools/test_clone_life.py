@@ -113,6 +113,19 @@ def test_cards_disks_and_a_seed_are_the_machines(golden: Command, open_path: Pat
     assert "<source network='default'/>" in domain.xml()
 
 
+def test_a_uefi_machine_has_variables_of_its_own_and_its_firmware_speaks_on_the_console(golden: Command) -> None:
+    """The image has nothing to boot, which the firmware says. The sandbox's disks have no EFI partition."""
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "256 MiB", "--firmware", "uefi", "--no-wait")
+    place = clones.directory(golden.state, golden.prefix)
+    assert (place / "nvram.fd").stat().st_size > 0
+    deadline = time.monotonic() + 300
+    while b"BdsDxe" not in clones.console_log(golden.state, golden.prefix).read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    golden.json("destroy", golden.prefix)
+    assert not place.exists()
+
+
 def test_a_forwarded_port_leads_to_the_machine_and_a_taken_one_is_named(golden: Command) -> None:
     made = golden.create(golden.prefix, "--forward", "80", "--no-wait")
     with socket.create_connection(("127.0.0.1", made["forwards"][0]["host_port"]), timeout=5):

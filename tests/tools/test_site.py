@@ -30,12 +30,14 @@ def test_the_site_has_no_broken_link_and_has_every_page(tmp_path: Path) -> None:
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', html), f"{page} loads from elsewhere"
 
 
-def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["clone.md", "../repo/golden-nihgtly.cron"])
+def test_a_broken_link_fails_the_build(tmp_path: Path, target: str) -> None:
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs/index.md").write_text("# Home\n\n[clones](clone.md)\n")
+    (tmp_path / "docs/index.md").write_text(f"# Home\n\n[clones]({target})\n")
     config = tmp_path / "mkdocs.yml"
     text = (TOP / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[0]
+    text = text.replace("hooks: [docs/site.py]", f"hooks: [{TOP}/docs/site.py]")
     config.write_text(text + "\nnav: [index.md]\n", encoding="utf-8")
     with pytest.raises(ToolError) as caught:
         build(config, tmp_path / "site")
-    assert "'clone.md', but the target is not found" in dict(caught.value.details)["output"]
+    assert f"'{target}', but the target is not found" in dict(caught.value.details)["output"]

@@ -36,6 +36,15 @@ def test_dhcp_with_one_default_route(golden_clone):
     assert len(host.check_output("ip -4 route show default").splitlines()) == 1
 
 
+def test_one_ipv6_address_that_the_network_gave(golden_clone):
+    """As its router says; QEMU's user-mode network has no DHCPv6 that gives addresses."""
+    command = "ip -6 -o address show dynamic scope site"
+    deadline = time.monotonic() + 300
+    while not golden_clone.host.check_output(command) and time.monotonic() < deadline:
+        time.sleep(2)
+    assert len(golden_clone.host.check_output(command).splitlines()) == 1
+
+
 def test_no_hostname_is_baked_in(golden_clone):
     said = golden_clone.host.check_output("cat /etc/hostname 2>/dev/null || true")
     assert said in ("", "localhost", "localhost.localdomain", golden_clone.address.clone)
