@@ -36,7 +36,7 @@ steps = [
   { shell = "three" },
 ]
 """
-PARENT = ImageId(image="s-base", version="20261121.1", sha256="x")
+PARENT = ImageId(image="s-base", version="20261121.1", sha256="0" * 64)
 CHECKPOINTS = tuple(Checkpoint(after=number, disk=f"disk.{number}.qcow2") for number in (2, 3))
 
 
