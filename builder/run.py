@@ -172,8 +172,9 @@ def leave(argv: Argv, *, why: str, log: Path) -> None:
     """
     _left[:] = [child for child in _left if child.poll() is None]
     log.parent.mkdir(parents=True, exist_ok=True)
+    words = _resolved(argv, why=why)
     with log.open("ab") as out:
-        _left.append(_start(_resolved(argv, why=why), why=why, out=out, err=subprocess.STDOUT, env=None, cwd=None))
+        _left.append(_start(words, why=why, out=out, err=subprocess.STDOUT, env=None, cwd=None, is_left=True))
 
 
 def has_program(name: str) -> bool:
@@ -261,6 +262,7 @@ def _start(
     err: int,
     env: Mapping[str, str] | None,
     cwd: Path | None,
+    is_left: bool = False,
 ) -> subprocess.Popen[bytes]:
     # A fixed locale: messages are matched and quoted. A session of its own: a Ctrl-C at the terminal reaches
     # golden alone, which then ends the whole group in order.
@@ -274,7 +276,7 @@ def _start(
             env=merged,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_end_with_golden,
+            preexec_fn=None if is_left else _end_with_golden,
         )
     except OSError as error:
         raise HostError(f"could not {why}: '{words[0]}' did not start: {error.strerror}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ def test_a_late_query_is_ended(fake: Fake, family: Family) -> None:
 
 _GOLDEN = """
 import sys
+import time
 from pathlib import Path
 from builder import cli, run
 
@@ -220,3 +222,19 @@ def test_a_program_ends_with_a_golden_that_was_killed(fake: Fake, family: Family
         assert family.has_started()
         golden.kill()
     assert family.has_ended()
+
+
+def test_a_program_that_is_left_goes_on_when_golden_has_ended(fake: Fake, tmp_path: Path) -> None:
+    """It waits until golden, whose process id it is given, is gone, and only then does its work."""
+    fake("tool", 'echo begun; while kill -0 "$1" 2>/dev/null; do sleep 0.1; done; echo done')
+    log = tmp_path / "logs" / "left.log"
+    script = tmp_path / "leave.py"
+    script.write_text(
+        "import os\nfrom pathlib import Path\nfrom builder import run\n"
+        f"run.leave(['tool', str(os.getpid())], why='do it', log=Path({str(log)!r}))\n"
+    )
+    subprocess.run([sys.executable, script], check=True)
+    deadline = time.monotonic() + 300
+    while log.read_text() != "begun\ndone\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

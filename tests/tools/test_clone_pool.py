@@ -82,7 +82,7 @@ def collect(golden: Command, *, is_dry: bool = False) -> set[tuple[str, str, str
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.5)
