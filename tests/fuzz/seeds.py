@@ -19,7 +19,7 @@ key = "0123456789ABCDEF0123456789ABCDEF01234567"
 target = "web@mirror.example:/srv/golden"
 [retention]
 keep = 3
-age = "1 week"
+age = "7 d"
 composes = 2
 [distribution.sandbox]
 inherits = "el9"
@@ -39,8 +39,8 @@ steps = [
   { copy = { "a" = "/etc/a" } },
 ]
 verify = { commands = ["true"], boot_within = "60 s" }
-[matrix.rocky]
-distributions = ["rocky9"]
+[matrix]
+el = ["sandbox"]
 """
 _KICKSTART = """
 lang en_US.UTF-8

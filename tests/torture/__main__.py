@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.torture import world
 from tests.torture.campaign import KINDS, Campaign, table
-from tests.torture.scenarios import SCENARIOS
+from tests.torture.scenarios import SCENARIOS, SHORT
 
 
 def main() -> int:
@@ -34,7 +34,8 @@ def main() -> int:
         campaign = Campaign(
             folder, random.Random(seed), kinds=words.kind or KINDS, is_short=words.short, rounds=words.rounds
         )
-        report = campaign.carry_out([it for it in SCENARIOS if words.only is None or it.name in words.only])
+        names = words.only or (SHORT if words.short else [it.name for it in SCENARIOS])
+        report = campaign.carry_out([it for it in SCENARIOS if it.name in names])
     finally:
         world.leave(folder)
         shutil.rmtree(folder, ignore_errors=True)

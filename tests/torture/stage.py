@@ -32,7 +32,7 @@ name = "demo"
 url = "http://127.0.0.1:1/channels"
 [retention]
 keep = 1
-age = "1 min"
+age = "7 d"
 composes = 1
 [distribution.sandbox]
 inherits = "el9"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import install, seal
+from builder import config, install, seal
 from builder.errors import ConfigError, VerifyError
 from builder.model import ImageId
 from builder.tools import guestfs, kickstart
@@ -51,6 +51,11 @@ def test_a_reader_has_good_input_to_begin_with(name: str, tmp_path: Path) -> Non
 @given(data=st.data())
 def test_a_reader_only_says_what_is_wrong(name: str, data: st.DataObject, tmp_path: Path) -> None:
     READERS[name](data.draw(st.binary(max_size=200) | spoiled(SEEDS[name])), tmp_path)
+
+
+def test_the_project_that_is_spoiled_is_a_good_one(tmp_path: Path) -> None:
+    (tmp_path / "golden.toml").write_bytes(SEEDS["project"])
+    assert set(config.load(tmp_path / "golden.toml").images) == {"sandbox-base", "sandbox-app"}
 
 
 # --- what was found once
