@@ -1,4 +1,4 @@
-"""A hook of mkdocs: a link to a file of the repository outside docs/ is text on the site, which has only docs/."""
+"""Hooks of mkdocs, for what docs/ is besides a site: pages of a repository, which others add to."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parent
 _LINK = re.compile(r"\[([^]]+)\]\(((?:\.\./)[^)#]*)(?:#[^)]*)?\)")
 
 
-def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+def on_config(config: Any) -> Any:
+    """A page that the menu in mkdocs.yml does not name yet comes last in it."""
+    named = str(config["nav"])
+    pages = sorted(page.name for page in Path(config["docs_dir"]).glob("*.md"))
+    config["nav"] += [page for page in pages if f"'{page}'" not in named]
+    return config
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
+    """A link to a file of the repository outside docs/ is text on the site, which has only docs/."""
+    docs = Path(config["docs_dir"]).resolve()
+
     def text_alone(link: re.Match[str]) -> str:
-        target = (DOCS / page.file.src_uri).parent.joinpath(link[2]).resolve()
+        target = Path(page.file.abs_src_path).parent.joinpath(link[2]).resolve()
         # What does not exist stays a link, and fails the build.
-        return link[0] if target.is_relative_to(DOCS) or not target.exists() else link[1]
+        return link[0] if target.is_relative_to(docs) or not target.exists() else link[1]
 
     return _LINK.sub(text_alone, markdown)

@@ -24,10 +24,17 @@ def test_the_site_has_no_broken_link_and_has_every_page(tmp_path: Path) -> None:
     build(TOP / "mkdocs.yml", tmp_path / "site")
     pages = [page.relative_to(TOP / "docs") for page in (TOP / "docs").rglob("*.md")]
     assert Path("reference/commands.md") in pages
+    home = (tmp_path / "site/index.html").read_text(encoding="utf-8")
     for page in pages:
         folder = page.parent if page.stem == "index" else page.with_suffix("")
+        assert f'href="{prefix(folder)}"' in home, f"{page} is not in the menu"
         html = (tmp_path / "site" / folder / "index.html").read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', html), f"{page} loads from elsewhere"
+
+
+def prefix(folder: Path) -> str:
+    """How the home page leads to a page's folder."""
+    return "." if folder == Path() else f"{folder}/"
 
 
 @pytest.mark.parametrize("target", ["clone.md", "../repo/golden-nihgtly.cron"])
