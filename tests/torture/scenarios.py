@@ -30,7 +30,8 @@ class Scenario:
 
     before: what else has to be there. clears: commands that may come before it is run again; they are what a person is
     told to type. afterwards: that come before the result is looked at. is_done: whether a refusal of the second run
-    says that the first one had come to its end. undo: what such a refusal says to type, before the third. has_machines: libvirt is part of it.
+    says that the first one had come to its end. undo: what such a refusal says to type, before a third run.
+    has_machines: libvirt is part of it.
     """
 
     name: str
