@@ -1,7 +1,7 @@
 # The targets say what they cost on two cores without KVM.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test quick reference figures docs rpm format
+.PHONY: help demo test torture fuzz quick reference figures docs rpm format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -11,6 +11,13 @@ demo: ## set up, then the whole job once: DVD, layers, RPMs, repository, dnf, a 
 
 test: ## set up, then all tests (40 minutes)
 	./ci/test
+
+torture: ## end golden's commands at every place and in want of everything, and run them again (1 hour; root; ROUNDS=10)
+	.venv/bin/python -m tests.torture --rounds $(or $(ROUNDS),10)
+
+fuzz: ## hostile input for each reader, found by coverage (15 minutes; SECONDS=60 for each)
+	.venv/bin/pip install -q -e '.[fuzz]'
+	.venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
 quick: ## the tests that start no whole guest (5 minutes)
 	./ci/test tests/unit tests/fake tests/tools

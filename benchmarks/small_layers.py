@@ -53,7 +53,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="golden-benchmark-", dir="/var/tmp") as folder:
             file = arguments.file.absolute()
             file = with_update(file, Path(folder), mib) if mib else file
-            results.append(measure(file, arguments.state.absolute(), arguments.image))
+            busy = os.getloadavg()[0] > 1
+            found = measure(file, arguments.state.absolute(), arguments.image)
+            results.append(found | {"add_mib": mib, "busy": busy})
     text = json.dumps(results, indent=2)
     if arguments.json:
         arguments.json.write_text(text + "\n", encoding="utf-8")

@@ -26,9 +26,7 @@ _MODULAR = ("RHEL8", "RHEL9")
 def _parse_kept_keys(value: object) -> dict[str, str]:
     """Paths in the guest, and files of the project."""
     if not isinstance(value, dict):
-        raise ValueError(
-            'takes a table of private keys in the guest, and of files with their public halves: { "/…" = "…" }'
-        )
+        raise ValueError('is a table of private keys in the guest and files with their public halves: { "/…" = "…" }')
     return {guest_path(path): project_path(public) for path, public in value.items()}
 
 

@@ -25,7 +25,10 @@ def check_file(file: Path) -> int:
     Raises ConfigError if there is no such file, VerifyError if it is no qcow2 or reaches outside itself.
     """
     if not file.is_file():
-        raise ConfigError(f"the image to import is not there: {file}")
+        raise ConfigError(
+            f"the image to import is not there: {file}",
+            try_next="put it there, or have `source` in golden.toml name another file or an http(s) address",
+        )
     return qemu_img.alone(file)
 
 

@@ -118,16 +118,28 @@ def check_tree(folder: Path, name: str) -> None:
     except (configparser.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"the tree of '{name}' cannot be read: {file}: {' '.join(str(error).split())}") from error
     images = [path for section in info.sections() if section.startswith("images-") for path in info[section].values()]
-    missing = [path for path in images if not (folder / path).is_file()]
+    missing = [path for path in images if not _is_file_in(folder, path)]
     if missing or not images:
         what = f"{missing[0]} is missing" if missing else "its .treeinfo names no kernel"
         raise ConfigError(f"the tree of '{name}' at {folder} is not whole: {what}")
 
 
+def _is_file_in(folder: Path, path: str) -> bool:
+    """Whether there is such a file, in the folder and not outside of it; `path` may be anything."""
+    try:
+        place = (folder / path).resolve()
+        return place.is_relative_to(folder.resolve()) and place.is_file()
+    except (ValueError, OSError, RuntimeError):  # a NUL byte, a name too long, a loop of links
+        return False
+
+
 def check_dvd(dvd: Path) -> None:
     """Raises ConfigError if the file is not there, is no DVD, or is cut short."""
     if not dvd.is_file():
-        raise ConfigError(f"the DVD is not there: {dvd}")
+        raise ConfigError(
+            f"the DVD is not there: {dvd}",
+            try_next="put it there, or have `source` in golden.toml name another file or an http(s) address",
+        )
     declared = _iso9660_bytes(dvd)
     if declared is None:
         raise ConfigError(f"{dvd} is no DVD image: it has no ISO 9660 volume descriptor")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from builder.frozen import Frozen as Frozen
 from builder.media import Repository, Source
@@ -16,6 +17,7 @@ from builder.steps import Repos, Step
 # Image and package-repository names end up in file names, RPM names, domain names and URLs.
 NAME = re.compile(r"[a-z0-9]+([.-]?[a-z0-9]+)*")
 VERSION = re.compile(r"(?P<date>[0-9]{8})\.(?P<count>[1-9][0-9]*)")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 # --- what the user defines ------------------------------------------------------------------------------------
@@ -244,12 +246,24 @@ class Project(Frozen):
 # --- what a build leaves behind ---------------------------------------------------------------------------------
 
 
-class ImageId(Frozen):
-    """One build's image file, beyond doubt. sha256: hex, of the sealed qcow2's bytes."""
+def _matching(pattern: re.Pattern[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"{text!r} does not match {pattern.pattern}")
+        return text
 
-    image: str
-    version: str
-    sha256: str
+    return check
+
+
+class ImageId(Frozen):
+    """One build's image file, beyond doubt. sha256: hex, of the sealed qcow2's bytes.
+
+    All of it gets into file names, package names and addresses, and it is read out of files that others wrote.
+    """
+
+    image: Annotated[str, AfterValidator(_matching(NAME))]
+    version: Annotated[str, AfterValidator(_matching(VERSION))]
+    sha256: Annotated[str, AfterValidator(_matching(_SHA256))]
 
     @property
     def stem(self) -> str:

@@ -283,19 +283,28 @@ def _look_at_libvirt(state: Path) -> list[Finding]:
             findings.append(_ok("libvirt", f"{connection.versions()['libvirt']} at {connection.uri}"))
             need_reach(state, connection)
             user = connection.qemu_user()
-            left = [pool.name for pool in connection.pools_below(state) if not _is_under_way(pool.folder())]
+            pools = _look_at_pools(state, connection)
     except GoldenError as error:
         return [*findings, _failed("QEMU's user" if findings else "libvirt", error)]
-    for name in left:
-        found = f"{name}: a golden that was killed left it; the next build of its project removes it"
-        findings.append(Finding(check="storage pool", state="warn", found=found, remedy=f"virsh pool-destroy {name}"))
-    findings.append(_ok("QEMU's user", f"may reach {state}"))
+    findings += [_ok("QEMU's user", f"may reach {state}"), *pools]
     if user is not None and _KVM.exists() and not _may_open(_KVM, user=user[0], group=user[1]):
         # libvirt 9.0, virQEMUCapsIsValid: what root's probe of QEMU found is void when QEMU's user may not do the same.
         found = f"user {user[0]} may not open {_KVM}: libvirt asks QEMU anew before each machine, which takes seconds"
         remedy = f"chgrp {user[1]} {_KVM} && chmod 660 {_KVM}"
         findings.append(Finding(check="QEMU's user", state="warn", found=found, remedy=remedy))
     return findings
+
+
+def _look_at_pools(state: Path, connection: libvirt.Connection) -> list[Finding]:
+    try:
+        left = [pool.name for pool in connection.pools_below(state) if not _is_under_way(pool.folder())]
+    except ToolError as error:
+        return [_failed("storage pools", error)]
+    found = "a golden that was killed left it; the next build of its project removes it"
+    return [
+        Finding(check="storage pool", state="warn", found=f"{name}: {found}", remedy=f"virsh pool-destroy {name}")
+        for name in left
+    ]
 
 
 def _is_under_way(work: Path | None) -> bool:

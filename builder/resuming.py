@@ -65,10 +65,16 @@ def begin(project: Project, store: Store, planned: Planned, *, parent: Build | N
 def keep(start: Start, image: Image, error: GoldenError) -> None:
     """The build failed: what is good of it is kept, and the error says how to go on."""
     trail = start.trail
-    if trail.last is None:
+    if trail.last is None and trail.record.parent is None:
         error.try_next = error.try_next or f"golden build {image.name}  once the cause is mended"
         return
     trail.keep()
+    if trail.last is None:
+        error.try_next = error.try_next or (
+            f"golden shell {image.name}  to look around in its parent; "
+            f"golden build {image.name}  once the cause is mended"
+        )
+        return
     error.details.append(("checkpoint", f"the state after {after(image, trail.last)}"))
     error.try_next = error.try_next or (
         f"golden shell {image.name}  to look around in that state; golden resume {image.name}  once the cause is mended"

@@ -10,6 +10,7 @@ from pathlib import Path
 from builder import faults
 from builder.errors import VerifyError
 from builder.model import Frozen
+from builder.packages import parse
 from builder.store import sha256
 from builder.tools import guestfs, lent_repositories, qemu_img
 from builder.tools.guestfs import Operation
@@ -126,6 +127,11 @@ def read_report(output: Path) -> Report:
     packages = tuple(sorted(files.get("packages", b"").decode(errors="replace").split()))
     if not packages:
         raise VerifyError("the guest has no package installed: the installation did nothing")
+    try:
+        for package in packages:
+            parse(package)
+    except ValueError as error:
+        raise VerifyError(f"the guest's list of packages is none: {error}", log=output) from error
     return Report(
         packages=packages,
         changelogs=read_changelogs(files.get("changelogs", b"").decode(errors="replace")),

@@ -35,7 +35,7 @@ from builder.errors import ConfigError, HostError, VerifyError
 from builder.model import Build, ImageId, version_key
 
 _FORK_TRIES, _FORK_WAIT_S = 100, 0.05
-_OWN_DIGEST = "facts_sha256"
+OWN_DIGEST = "facts_sha256"
 
 
 def default_state() -> Path:
@@ -395,7 +395,7 @@ def is_stem_of(name: str, image: str) -> bool:
 def facts_text(build: Build) -> str:
     """`build.json`: the build, and under `facts_sha256` a digest of all the rest, by which a flipped byte is found."""
     fields = build.model_dump(mode="json")
-    return json.dumps({**fields, _OWN_DIGEST: _facts_digest(fields)}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({**fields, OWN_DIGEST: _facts_digest(fields)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _facts_digest(fields: Mapping[str, Any]) -> str:
@@ -406,9 +406,9 @@ def read_build(path: Path) -> Build:
     """Read one `build.json`. Raises VerifyError if it is damaged."""
     try:
         fields = json.loads(path.read_bytes())
-        expected = fields.pop(_OWN_DIGEST, None) if isinstance(fields, dict) else None
+        expected = fields.pop(OWN_DIGEST, None) if isinstance(fields, dict) else None
         if expected is not None and expected != _facts_digest(fields):
-            raise ValueError(f"its {_OWN_DIGEST} is not that of the rest")
+            raise ValueError(f"its {OWN_DIGEST} is not that of the rest")
         return Build.model_validate_json(json.dumps(fields))
     except (ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
         raise VerifyError(

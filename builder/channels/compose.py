@@ -167,11 +167,17 @@ def _companions(rpm: str) -> list[str]:
 
 def _link_all(folders: Mapping[str, Path], target: Path) -> None:
     """The RPMs and what belongs to them. A folder is listed once: asking for each file costs as much as the links."""
-    there = {folder: (str(folder), {entry.name for entry in os.scandir(folder)}) for folder in set(folders.values())}
+    there = {folder: (str(folder), _others(folder)) for folder in set(folders.values())}
     for name, folder in folders.items():
-        place, names = there[folder]
-        for wanted in (name, *(it for it in _companions(name) if it in names)):
-            link(f"{place}/{wanted}", f"{target}/{wanted}")
+        place, others = there[folder]
+        wanted = [name, *(it for it in _companions(name) if it in others)] if others else [name]
+        for it in wanted:
+            link(f"{place}/{it}", f"{target}/{it}")
+
+
+def _others(folder: Path) -> set[str]:
+    """The names of what is no RPM."""
+    return {entry.name for entry in os.scandir(folder) if not entry.name.endswith(".rpm")}
 
 
 def link(source: str | Path, target: str | Path) -> None:

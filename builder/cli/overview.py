@@ -9,7 +9,7 @@ _SECTIONS = {
     "Begin": ("init", "sandbox", "doctor", "distributions", "cache"),
     "Build": ("plan", "why", "build", "resume", "shell", "flatten", "reproduce"),
     "Look": ("list", "show", "diff", "verify", "bisect"),
-    "Hand out": ("package", "publish", "promote", "rollback", "repo", "nightly", "collect", "export"),
+    "Hand out": ("package", "publish", "promote", "rollback", "repo", "nightly", "step", "accept", "collect", "export"),
     "Use": ("clone", "test", "sparrowdo", "validate", "status", "harness"),
 }
 # Letters of the first sentence of a command's help; more than any has.

@@ -86,8 +86,9 @@ class Pauses:
             raise
         with os.fdopen(pipe, "w", encoding="utf-8") as stream, contextlib.suppress(BrokenPipeError):
             os.set_blocking(pipe, True)
-            self._todo.pop(script)(self._appliance)
+            self._todo[script](self._appliance)
             self._restore(script)
+            del self._todo[script]
             stream.write(self._texts[script])
             stream.flush()
 
@@ -105,7 +106,10 @@ class Pauses:
 
 @contextlib.contextmanager
 def pausing(disk: Path, todo: Mapping[Path, Callable[[Appliance], None]]) -> Iterator[Pauses | None]:
-    """For one virt-customize with `disk` as its first. None if nothing is to be done, or nobody knows where QEMU is."""
+    """For one virt-customize with `disk` as its first. None if nothing is to be done, or it cannot be.
+
+    That is where nobody knows of a QEMU, or temporary files may not be executed.
+    """
     program = _program() if todo else None
     if program is None:
         yield None
@@ -115,6 +119,9 @@ def pausing(disk: Path, todo: Mapping[Path, Callable[[Appliance], None]]) -> Ite
         wrapper, monitor = Path(folder, "qemu"), Path(folder, "qmp")
         wrapper.write_text(_WRAPPER.format(monitor=monitor, program=shlex.quote(program)), encoding="utf-8")
         wrapper.chmod(0o700)
+        if not os.access(wrapper, os.X_OK):  # nothing may be executed there
+            yield None
+            return
         pauses = Pauses(Appliance(monitor, disk), todo, environment={"LIBGUESTFS_HV": str(wrapper)})
         pauses.begin()
         try:

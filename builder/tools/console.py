@@ -59,6 +59,11 @@ def find_fatal(line: str, patterns: Patterns = FATAL) -> Fatal | None:
     return None
 
 
+def _clean(line: str) -> str:
+    """What may be shown at a terminal: nothing in it moves the cursor, or says that it is another's."""
+    return "".join(c for c in _ESCAPES.sub("", line) if c.isprintable()).strip()
+
+
 class Console:
     """Follows the log of one serial console. Nothing is read before it exists; rotation by virtlogd is followed.
 
@@ -94,7 +99,7 @@ class Console:
         return [clean for line in lines if (clean := self._take(line))]
 
     def _take(self, line: str) -> str:
-        clean = "".join(c for c in _ESCAPES.sub("", line) if c.isprintable()).strip()
+        clean = _clean(line)
         if clean:
             self.last_line = clean
             self._recent = [*self._recent[-200:], clean]
@@ -107,7 +112,7 @@ class Console:
 
     def tail(self, lines: int = 20) -> str:
         """The last lines, for an error's text; below the fatal line if there is one."""
-        recent = [*self._recent, self._partial.strip()] if self._partial.strip() else self._recent
+        recent = [*self._recent, _clean(self._partial)] if _clean(self._partial) else self._recent
         begin = next((n for n, line in enumerate(recent) if find_fatal(line, self._patterns)), None)
         if begin is None or len(recent) - begin <= lines:
             return "\n".join(recent[-lines:] if begin is None else recent[begin:])

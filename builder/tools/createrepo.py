@@ -10,7 +10,7 @@ from typing import Any
 
 import createrepo_c
 
-from builder.errors import VerifyError
+from builder.errors import ToolError, VerifyError
 from builder.store import sha256, sync_directory
 
 # name, comparison, epoch, version, release; all but the name None for a bare capability.
@@ -79,12 +79,23 @@ def read_rpm(path: Path, *, href: str) -> Package:
 
 
 def write(repository: Path, packages: Collection[Package]) -> None:
-    """Write `repodata/` for `packages` and fsync it; their files are not read. gz: clients of EL7 and EL8 read it."""
-    with createrepo_c.RepositoryWriter(
-        str(repository), num_packages=len(packages), compression=createrepo_c.GZ_COMPRESSION
-    ) as writer:
-        for package in sorted(packages, key=lambda package: package.href):
-            writer.add_pkg(package.metadata)
+    """Write `repodata/` for `packages` and fsync it; their files are not read. gz: clients of EL7 and EL8 read it.
+
+    Raises ToolError.
+    """
+    try:
+        with createrepo_c.RepositoryWriter(
+            str(repository), num_packages=len(packages), compression=createrepo_c.GZ_COMPRESSION
+        ) as writer:
+            for package in sorted(packages, key=lambda package: package.href):
+                writer.add_pkg(package.metadata)
+    except createrepo_c.CreaterepoCError as error:
+        # The library does not tell a full disk from other errors.
+        raise ToolError(
+            f"could not write the metadata of {repository}",
+            details=[("reason", str(error))],
+            try_next=f"df -h {repository.parent}",
+        ) from error
     for path in (repository / "repodata").iterdir():
         with path.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from builder.model import Architecture, Firmware, Frozen
 
@@ -158,12 +158,13 @@ def domain_xml(machine: Machine) -> str:
 
 
 def read_label(xml: str) -> Label | None:
-    """The label of a domain's definition, None if it is not golden's."""
-    element = ET.fromstring(xml).find(f"metadata/{{{LABEL_NAMESPACE}}}machine")
-    if element is None:
+    """The label of a domain's definition, None if it is not golden's, or not one that golden writes."""
+    try:
+        element = ET.fromstring(xml).find(f"metadata/{{{LABEL_NAMESPACE}}}machine")
+        found = {} if element is None else element.attrib
+        return Label.model_validate({"purpose": found["purpose"], "owner_pid": found["owner"], "work": found["work"]})
+    except (ET.ParseError, KeyError, ValidationError):
         return None
-    found = element.attrib
-    return Label.model_validate({"purpose": found["purpose"], "owner_pid": found["owner"], "work": found["work"]})
 
 
 def _os(root: ET.Element, machine: Machine) -> None:

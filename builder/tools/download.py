@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -19,6 +19,7 @@ from builder.store import write_atomically
 from builder.units import format_bytes, format_seconds
 
 _BLOCK_BYTES = 256 * 1024
+_LEAST_BLOCK_BYTES = 16
 _NOTE_EVERY_S = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (?P<begin>[0-9]+)-[0-9]+/(?P<total>[0-9]+|\*)")
 
@@ -29,13 +30,15 @@ _PASSING = {408, 429, 500, 502, 503, 504}
 class Patience(Frozen):
     """connect_s, read_s: seconds for a connection, and for the next byte on it. tries: in a row that bring no new byte.
 
-    pause_s: before the second of them; each further pause is twice as long.
+    pause_s: before the second of them; each further pause is twice as long. least_bytes_s: bytes a second, for read_s;
+    a server that is slower does not count as bringing anything: it could go on for years.
     """
 
     connect_s: float = 20
     read_s: float = 60
     tries: int = 5
     pause_s: float = 1
+    least_bytes_s: float = 512
 
 
 class Validators(Frozen):
@@ -59,6 +62,10 @@ class _Begun(Frozen):
 
 class _Passing(Exception):
     """A failure that may be over at the next try; its text is the reason."""
+
+
+class _Slow(_Passing):
+    """It brings something, but so little that it will never end."""
 
 
 def shown(url: str) -> str:
@@ -100,7 +107,7 @@ class _Download:
             try:
                 return self._try()
             except _Passing as failure:
-                if self._size() > best:
+                if self._size() > best and not isinstance(failure, _Slow):
                     best, reasons = self._size(), []
                 reasons.append(str(failure))
             except OSError as error:
@@ -184,12 +191,24 @@ class _Download:
         total = self.begun.total_bytes
         progress = _Progress(self.note, offset=offset, total=total)
         with self.part.open("ab") as stream:
-            for block in answer.iter_content(_BLOCK_BYTES):
+            for block in self._blocks(answer):
                 stream.write(block)
                 progress.add(len(block))
         if total is not None and self._size() != total:
             raise _Passing(f"the connection ended after {self._size()} of {total} bytes")
         return self.begun.validators
+
+    def _blocks(self, answer: requests.Response) -> Iterator[bytes]:
+        """Small ones first, each as large as all before it: one that never gets full would hide how slow it is."""
+        size, begin, count = _LEAST_BLOCK_BYTES, time.monotonic(), 0
+        while block := next(answer.iter_content(size), b""):
+            yield block
+            count, seconds = count + len(block), time.monotonic() - begin
+            if seconds >= self.patience.read_s:
+                if count < self.patience.least_bytes_s * seconds:
+                    raise _Slow(f"it brought {format_bytes(count)} in {format_seconds(seconds)}")
+                begin, count = time.monotonic(), 0
+            size = max(size, min(count, _BLOCK_BYTES))
 
     def _need_room(self, total: int | None, offset: int) -> None:
         free = shutil.disk_usage(self.part.parent).free

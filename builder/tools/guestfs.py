@@ -164,17 +164,21 @@ tar -cf "$output" -C {folder} .
 def read_output_disk(path: Path) -> dict[str, bytes]:
     """The files that the guest left, by name.
 
-    The guest is not trusted: nothing is mounted or unpacked, and no file is read beyond 64 MiB.
+    The guest is not trusted: nothing is mounted or unpacked, no file is read beyond 64 MiB, and no more than the disk
+    could hold: a sparse file of no size at all may say that it has any.
     Raises VerifyError if the guest left none.
     """
     files: dict[str, bytes] = {}
+    left = OUTPUT_BYTES
     try:
         with tarfile.open(path, mode="r:") as archive:
             for member in archive:
-                stream = archive.extractfile(member) if member.isreg() else None
+                stream = archive.extractfile(member) if member.isreg() and left > 0 else None
                 if stream is not None:
-                    files[member.name.removeprefix("./")] = stream.read(_LARGEST_FILE)
-    except tarfile.TarError as error:
+                    files[member.name.removeprefix("./")] = found = stream.read(min(_LARGEST_FILE, left))
+                    left -= len(found)
+    # What a header says may be no number, or one that is too large, or not be there.
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, RecursionError) as error:
         raise VerifyError(f"the guest left nothing readable on its output disk: {error}", log=path) from error
     return files
 

@@ -55,6 +55,8 @@ def flatten(file: Path) -> str:
         lines = list(_flat(str(file.absolute()), (), later))
     except KickstartError as error:
         problems = [" ".join(str(error).split())]
+    except (UnicodeDecodeError, OSError) as error:
+        problems = [f"it, or what it includes, cannot be read: {error}"]
     else:
         has_pre = any(line.split()[:1] == ["%pre"] for line in lines)
         problems = [] if has_pre else [f"it includes {path}, which is not there" for path in later]
@@ -149,7 +151,8 @@ def _parse(text: str, *, version: str, name: str) -> Any:
             parser.readKickstartFromString(text)
     except KickstartParseError as error:
         raise _problem(str(error.message), error.lineno, text, name=name, version=version) from error
-    except KickstartError as error:
+    except (KickstartError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # The library does not turn everything into an error of its own: an open quotation mark is a ValueError.
         raise _problem(str(error), None, text, name=name, version=version) from error
     return parser.handler
 

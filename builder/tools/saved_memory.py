@@ -52,7 +52,10 @@ def read(file: Path) -> Definition:
         data = stream.read(room)
     xml = data[: cookie_at or len(data)].split(b"\0", 1)[0]
     cookie = data[cookie_at:].split(b"\0", 1)[0] if cookie_at else b""
-    return Definition(xml.decode(), cookie.decode(), room, was_running, compression)
+    try:
+        return Definition(xml.decode(), cookie.decode(), room, was_running, compression)
+    except UnicodeDecodeError as error:
+        raise VerifyError(f"{file} is damaged: the definition before the memory is no text") from error
 
 
 def make_room(file: Path, target: Path) -> None:

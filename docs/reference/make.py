@@ -25,6 +25,7 @@ from builder import (
 from builder.cli import golden
 from builder.errors import exit_codes
 from builder.model import Build, ImageId
+from builder.store import OWN_DIGEST
 from builder.units import format_seconds
 
 HERE = Path(__file__).parent
@@ -38,7 +39,7 @@ def pages() -> dict[str, str]:
         "commands.md": f"{_NOTE}# Commands\n\n" + "\n".join(_command(path, it) for path, it in _commands(golden)),
         "golden-toml.md": f"{_NOTE}# Keys of golden.toml\n\n" + "\n".join(_tables()),
         "build-json.md": f"{_NOTE}# build.json\n\n{_build_json()}",
-        "build.schema.json": json.dumps(Build.model_json_schema(), indent=2) + "\n",
+        "build.schema.json": json.dumps(_build_schema(), indent=2) + "\n",
         "exit-codes.md": f"{_NOTE}# Exit codes\n\n{_exit_codes()}",
     }
 
@@ -175,6 +176,15 @@ def _plain(default: Any, hint: Any) -> str:
 # --- build.json, exit codes
 
 
+_OWN_DIGEST_TEXT = "digest of all the rest, by which a damaged file is found; golden checks it, and the model lacks it"
+
+
+def _build_schema() -> dict[str, Any]:
+    schema = Build.model_json_schema()
+    schema["properties"][OWN_DIGEST] = {"description": _OWN_DIGEST_TEXT, "type": "string"}
+    return schema
+
+
 def _build_json() -> str:
     rows = []
     meanings = {name: text for names, text in _described(Build) for name in names.split(", ")}
@@ -182,6 +192,7 @@ def _build_json() -> str:
     for name, field in Build.model_fields.items():
         needed = "yes" if field.is_required() else ""
         rows.append((f"`{name}`", _json_kind(hints[name]), needed, meanings.get(name, "")))
+    rows.append((f"`{OWN_DIGEST}`", "text", "", _OWN_DIGEST_TEXT))
     return (
         "The facts of a build, IMAGE-VERSION.json beside its qcow2 in the store and in its RPM. They are written last: "
         "what has none is no build. [The same as JSON Schema](build.schema.json).\n\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.farm import FAILURE, SUCCESS, Farm, until
 
@@ -94,6 +95,7 @@ def stage(tmp_path: Path) -> Stage:
 def test_a_night_goes_over_two_workers_and_outlives_one_of_them(stage: Stage) -> None:
     stage.wait("s-a", "s-b")
     with stage.farm.running() as farm:
+        assert "<title>Buildbot</title>" in requests.get(farm.web.removesuffix("api/v2"), timeout=60).text
         farm.force("now")
         first = {image: stage.worker_of(image) for image in ("s-a", "s-b")}
         assert set(first.values()) == {"one", "two"}  # side by side

@@ -100,7 +100,7 @@ def test_a_rewind_forgets_what_came_after(store: Store, trail: Trail) -> None:
     write(trail.top, 2, at_kib=1024)
     grow(trail, 2)
     write(trail.top, 3, at_kib=1024)
-    trail.keep(failed=None)
+    trail.keep()
 
     (found,) = left(store)
     assert found.record == trail.record

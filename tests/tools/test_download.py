@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.errors import HostError, ToolError
 from builder.tools import download
 from builder.tools.download import Patience, Validators
+from builder.tools.webserver import listening
 from tests.mirror import Mirror, mirror
 
 # Drops come after whole blocks: of one that is cut in the middle requests gives nothing.
@@ -178,3 +184,37 @@ def test_a_proxy_is_used_and_no_proxy_heeded(server: Mirror, part: Path, monkeyp
 
 def test_names_and_passwords_in_addresses_are_not_shown() -> None:
     assert download.shown("https://me:secret@mirror.example/a/x.iso?token=1") == "https://mirror.example/a/x.iso"
+
+
+def test_a_server_that_drips_is_given_up(part: Path) -> None:
+    """Each byte comes in time, and yet it would take years; that it brings something does not count."""
+
+    class Drip(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.002)
+
+    with listening(Drip, what="a drip") as server, pytest.raises(ToolError) as caught:
+        patience = Patience(read_s=0.3, tries=2, pause_s=0.01, least_bytes_s=10**9)
+        download.fetch(f"{server.url}/x.iso", part, patience=patience, note=print)
+    assert dict(caught.value.details)["reason"].startswith("2 tries failed, the last one so: it brought ")
+
+
+def test_without_a_name_service_the_tries_end(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", gone)
+    with pytest.raises(ToolError, match=r"could not download http://mirror\.example/x\.iso") as caught:
+        download.fetch("http://mirror.example/x.iso", part, patience=Patience(tries=3, pause_s=0.01), note=print)
+    reason = dict(caught.value.details)["reason"]
+    assert reason.startswith("3 tries failed, the last one so: ")
+    assert "Temporary failure in name resolution" in reason

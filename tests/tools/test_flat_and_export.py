@@ -17,7 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from builder.cli.clone_create import _locate
+from builder.cli.clone_source import _locate
 from builder.cli.export import export
 from builder.cli.flatten import flatten
 from builder.cli.inspect import list_images, show

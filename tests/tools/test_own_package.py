@@ -11,10 +11,14 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import click
+
 from builder import __version__
+from builder.cli import golden
 from builder.run import query
 from builder.tools import dnf
 
@@ -48,10 +52,15 @@ def where_golden_is(modules: Path, *, cwd: Path) -> Path:
 
 
 def assert_golden_works(script: Path, *, modules: Path, cwd: Path) -> None:
-    """Its commands run, and what they render and ship with repositories is below `modules`, where they look for it."""
+    """It is the one below `modules`, and has there what it renders and ships with repositories."""
     assert where_golden_is(modules, cwd=cwd).is_relative_to(modules)
     assert ask(script, "--version", modules=modules, cwd=cwd) == f"golden, version {__version__}\n"
     assert "golden sandbox create" in ask(script, "--help", modules=modules, cwd=cwd)
+    for folder in ("kickstarts", "spec-templates", "repo"):
+        assert files_of(modules / "builder/share" / folder) == files_of(TOP / folder)
+
+
+def assert_files_are_found(script: Path, *, modules: Path, cwd: Path) -> None:
     ask(script, "init", "demo", modules=modules, cwd=cwd)
     project = cwd / "demo"
     assert "[image." in (project / "golden.toml").read_text(encoding="utf-8")
@@ -60,8 +69,6 @@ def assert_golden_works(script: Path, *, modules: Path, cwd: Path) -> None:
     # Written out of a template that lies beside the spec templates.
     config = ask(script, "repo", "client-config", "--url", "http://127.0.0.1:8710", modules=modules, cwd=project)
     assert "http://127.0.0.1:8710/candidate/mirrorlist" in config
-    for folder in ("kickstarts", "spec-templates", "repo"):
-        assert files_of(modules / "builder/share" / folder) == files_of(TOP / folder)
 
 
 def files_of(folder: Path) -> set[str]:
@@ -83,6 +90,7 @@ def test_a_wheel_installs_and_golden_runs_from_it(tmp_path: Path) -> None:
     query([*pip, "install", *offline, "--target", modules, wheel], why="install the wheel", timeout_s=300)
     assert files_of(modules / "builder") >= files_of(TOP / "builder")
     assert_golden_works(modules / "bin/golden", modules=modules, cwd=tmp_path)
+    assert_files_are_found(modules / "bin/golden", modules=modules, cwd=tmp_path)
 
 
 def test_golden_is_an_rpm_that_dnf_installs_with_man_pages_and_completions(tmp_path: Path) -> None:
@@ -123,6 +131,22 @@ def test_golden_is_an_rpm_that_dnf_installs_with_man_pages_and_completions(tmp_p
     ) == ["create"]
 
 
+def test_every_command_has_a_man_page_that_groff_takes_without_a_warning(tmp_path: Path) -> None:
+    query([sys.executable, TOP / "packaging/manual.py", tmp_path], why="write the man pages")
+    pages = sorted((tmp_path / "man/man1").iterdir())
+    assert {page.name for page in pages} == {
+        f"{'-'.join(path)}.1" for path, command in commands(golden, "golden") if not command.hidden
+    }
+    said = query(["sh", "-c", 'groff -man -ww -z -Kutf8 -Tutf8 "$@" 2>&1', "groff", *pages], why="format the man pages")
+    assert said == ""
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    for name, child in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from commands(child, *path, name)
+
+
 def build_stand_in(repository: Path, *, folder: Path) -> None:
     """An RPM that provides Python, and each library that this Python has, as rpm's generator would name it."""
     provides = ["/usr/bin/python3", f"/usr/bin/python{PYTHON}", f"python(abi) = {PYTHON}"]
@@ -144,9 +168,9 @@ def completed(script: Path, *words: str, modules: Path, root: Path) -> list[str]
     assert bash is not None
     folder = root.parent / "bin"
     folder.mkdir()
-    golden = folder / "golden"
-    golden.write_text(f'#!/bin/sh\nexec {sys.executable} {root}/usr/bin/golden "$@"\n')
-    golden.chmod(0o755)
+    command = folder / "golden"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {root}/usr/bin/golden "$@"\n')
+    command.chmod(0o755)
     ask_for = f"""
         source {script}
         COMP_WORDS=({" ".join(words)}) COMP_CWORD={len(words) - 1}

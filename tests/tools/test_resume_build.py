@@ -209,6 +209,17 @@ def test_an_offline_step_that_failed_costs_that_step(stage: Stage) -> None:
     assert stage.plan(say(11), say(12), say(13)).action == "reuse"
 
 
+def test_before_the_first_step_is_the_parent(stage: Stage) -> None:
+    with pytest.raises(ToolError) as failed:
+        stage.build(FAIL, say(12))
+    assert (failed.value.try_next or "").startswith("golden shell sandbox-app  to look around in its parent; ")
+    (trail,) = left(stage.store)
+    assert rewind.state_before(stage.project(FAIL, say(12)).images["sandbox-app"], trail, None) is None
+    made = stage.build(say(11), say(12), resume=True)
+    assert stage.steps() == [["1-run", "2-run"]]
+    assert stage.bytes(made, 1, 2) == [11, 12]
+
+
 def test_an_online_step_that_failed_costs_that_step(stage: Stage) -> None:
     first, second, failing = (Shell(commands=(text,)) for text in ("echo 41", "echo 42", "FAIL"))
     with pytest.raises(ToolError) as failed:

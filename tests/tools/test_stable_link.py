@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli.clone_create import _locate
+from builder.cli.clone_source import _locate
 from builder.cli.flatten import flatten
 from builder.cli.package import package
 from builder.cli.publish import publish

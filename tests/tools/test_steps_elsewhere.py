@@ -24,7 +24,7 @@ from builder.channels import check, deliveries
 from builder.channels import compose as composes
 from builder.checks import Check
 from builder.cli import golden
-from builder.decision import Decision, decide
+from builder.decision import Decision
 from builder.errors import ConfigError, GoldenError, VerifyError
 from builder.model import Build, Project
 from builder.preflight import Accelerator
@@ -176,7 +176,7 @@ def seed(tmp_path_factory: pytest.TempPathFactory, signing: Signing, signer: Sig
     found: dict[str, Build] = {}
     for image, parent in (("sandbox-base", None), ("sandbox-upgrade", "sandbox-base")):
         made = add_build(store, image, parent=found[parent] if parent else None)
-        planned = decide(project, store, [image])[-1]
+        planned = Decision(project, store, [image]).plan()[-1]
         found[image] = with_key(store, made, planned.key, planned.inputs)
     Publisher(store, Reporter("quiet"), signer).publish(found["sandbox-upgrade"])
     verify_builds(store, *found.values())
@@ -400,6 +400,8 @@ def test_private_images_do_not_travel(site: Site) -> None:
         site.step("one", "sandbox-secret")
 
 
-def test_a_folder_that_is_not_there_is_said(site: Site) -> None:
+def test_what_was_not_delivered_is_said(site: Site) -> None:
     with pytest.raises(ConfigError, match="there is no folder /nowhere for deliveries"):
         site.golden("accept", "/nowhere")
+    with pytest.raises(ConfigError, match="there is no whole delivery 'sandbox-web-1' in"):
+        site.golden("accept", str(site.drop), "sandbox-web-1")

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from tests.torture import world
-from tests.torture.campaign import Campaign, table
-from tests.torture.scenarios import SCENARIOS
+from tests.torture.campaign import KINDS, Campaign, table
+from tests.torture.scenarios import SCENARIOS, SHORT
 
 
 def main() -> int:
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10, help="times that each command is ended at random (10)")
     parser.add_argument("--seed", type=int, default=None, help="of what is random")
     parser.add_argument("--only", action="append", choices=[it.name for it in SCENARIOS], help="this command alone")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="only faults at places, lacks, random ends")
     parser.add_argument("--json", type=Path, help="write the report there")
     words = parser.parse_args()
     if os.geteuid() != 0:
@@ -30,8 +31,11 @@ def main() -> int:
     seed = words.seed if words.seed is not None else random.SystemRandom().randrange(10**6)
     folder = Path(tempfile.mkdtemp(prefix="golden-torture-", dir="/var/tmp"))
     try:
-        campaign = Campaign(folder, random.Random(seed), is_short=words.short, rounds=words.rounds)
-        report = campaign.carry_out([it for it in SCENARIOS if words.only is None or it.name in words.only])
+        campaign = Campaign(
+            folder, random.Random(seed), kinds=words.kind or KINDS, is_short=words.short, rounds=words.rounds
+        )
+        names = words.only or (SHORT if words.short else [it.name for it in SCENARIOS])
+        report = campaign.carry_out([it for it in SCENARIOS if it.name in names])
     finally:
         world.leave(folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder.units import KIB, MIB
 from tests.torture import scenarios, world
 from tests.torture.scenarios import Scenario
 from tests.torture.stage import Ended, Stage
@@ -20,6 +22,7 @@ _ENDS = {"kill": {-9}, "term": {130}, "int": {130}, "hup": {130}}
 # A program's end, an error of the system, or libvirt's end is golden's to tell, or to do without.
 _TOLD = {0, 3, 4, 5}
 _SHORT = 2
+KINDS = ("places", "lacks", "random")
 _BUG = "this is a bug in golden"
 
 
@@ -31,6 +34,17 @@ class Trial:
     fault: str
     status: int | None
     wrong: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Hardship:
+    """What a command has to do with: little room, little of something else, others that want the same."""
+
+    name: str
+    room_bytes: int | None = None
+    is_readonly: bool = False
+    limits: Mapping[int, int] | None = None
+    count: int = 1
 
 
 @dataclass
@@ -79,17 +93,18 @@ def table(report: Report) -> str:
 class Campaign:
     """folder: an empty one, which is mounted over. rounds: of ends at random times."""
 
-    def __init__(self, folder: Path, dice: random.Random, *, is_short: bool, rounds: int) -> None:
+    def __init__(self, folder: Path, dice: random.Random, *, kinds: Sequence[str], is_short: bool, rounds: int) -> None:
         world.furnish(folder)
-        self._dice, self._is_short, self._rounds = dice, is_short, rounds
-        self._libvirt = world.Libvirt(folder / "libvirtd.log")
+        self._dice, self._kinds, self._is_short, self._rounds = dice, kinds, is_short, rounds
+        self._folder = folder
+        self._libvirt = world.Libvirt(Path("/run/libvirtd.log"))
         self._libvirt.start()
         self._stage = Stage(folder)
-        scenarios.prepare(self._stage)
         self._mounts = _mounts()
 
     def carry_out(self, wanted: Sequence[Scenario]) -> Report:
         report, begin = Report(), time.monotonic()
+        scenarios.prepare(self._stage, {it.begin for it in wanted})
         for scenario in wanted:
             self._set_out(scenario)
             started = time.monotonic()
@@ -97,12 +112,14 @@ class Campaign:
             seconds = time.monotonic() - started
             self._after(scenario)
             expected = scenario.result(self._stage)
-            wanted = list(self._faults(scenario, trace))
+            wanted = list(self._faults(scenario, trace)) if "places" in self._kinds else []
             if self._is_short:
                 wanted = self._dice.sample(wanted, k=min(_SHORT, len(wanted)))
             for fault in wanted:
                 report.add(self._try(scenario, expected, fault=fault))
-            for _ in range(0 if self._is_short else self._rounds):
+            for hardship in self._hardships(scenario) if "lacks" in self._kinds else []:
+                report.add(self._try(scenario, expected, hardship=hardship))
+            for _ in range(self._rounds if "random" in self._kinds and not self._is_short else 0):
                 report.add(self._try(scenario, expected, at_random_s=self._dice.uniform(0, seconds)))
         report.seconds = time.monotonic() - begin
         return report
@@ -122,6 +139,36 @@ class Campaign:
             for kind in kinds:
                 yield f"{place}#{number}:{kind}"
 
+    def _hardships(self, scenario: Scenario) -> list[Hardship]:
+        """What a command may lack; in a short campaign one of them."""
+        found = [
+            *(Hardship(f"{size // KIB} KiB of room", room_bytes=size) for size in (0, 64 * KIB, 256 * KIB, MIB)),
+            # Where a machine runs, its disk is being written.
+            *([] if scenario.has_machines else [Hardship("a read-only store", is_readonly=True)]),
+            *(
+                Hardship(f"files of {size // KIB} KiB", limits={resource.RLIMIT_FSIZE: size})
+                for size in (4 * KIB, 100 * KIB)
+            ),
+            *(Hardship(f"{count} open files", limits={resource.RLIMIT_NOFILE: count}) for count in (8, 16, 32)),
+            *(Hardship(f"{count} at once", count=count) for count in (2, 5)),
+        ]
+        return self._dice.sample(found, k=1) if self._is_short else found
+
+    def _suffer(self, words: Sequence[str], hardship: Hardship) -> tuple[Ended, set[int]]:
+        """Run the command so; returns how it ended, and how it may."""
+        if hardship.count > 1:
+            ended = self._stage.goldens(*words, count=hardship.count)
+            # One does it; the others are told who is at work, or come when it is done.
+            return next((it for it in ended if it.status not in (0, 3) or _BUG in it.err), ended[0]), {0, 2, 3}
+        if hardship.room_bytes is not None:
+            world.leave_room(self._folder, hardship.room_bytes)
+        if hardship.is_readonly:
+            world.remount(self._folder, "ro")
+        try:
+            return self._stage.golden(*words, limits=hardship.limits), _TOLD
+        finally:
+            world.remount(self._folder, "rw,size=50%")
+
     def _set_out(self, scenario: Scenario) -> None:
         if scenario.has_machines:
             self._libvirt.start()
@@ -136,11 +183,20 @@ class Campaign:
             self._stage.ok(*command)
 
     def _try(
-        self, scenario: Scenario, expected: Any, *, fault: str | None = None, at_random_s: float | None = None
+        self,
+        scenario: Scenario,
+        expected: Any,
+        *,
+        fault: str | None = None,
+        at_random_s: float | None = None,
+        hardship: Hardship | None = None,
     ) -> Trial:
         self._set_out(scenario)
         words = scenarios.words(scenario, self._stage)
-        if at_random_s is None:
+        if hardship is not None:
+            said = hardship.name
+            first, expects = self._suffer(words, hardship)
+        elif at_random_s is None:
             assert fault is not None
             said, kind = fault, fault.rpartition(":")[2]
             asked = fault.replace("@libvirtd", f"@{self._libvirt.pid}")
@@ -229,4 +285,4 @@ def _short(value: object) -> str:
 
 
 def _mounts() -> set[str]:
-    return set(Path("/proc/mounts").read_text().splitlines())
+    return {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()}

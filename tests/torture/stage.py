@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,7 +32,7 @@ name = "demo"
 url = "http://127.0.0.1:1/channels"
 [retention]
 keep = 1
-age = "1 min"
+age = "7 d"
 composes = 1
 [distribution.sandbox]
 inherits = "el9"
@@ -64,6 +65,26 @@ class Ended:
     @property
     def last(self) -> str:
         return (self.err.strip().splitlines() or ["(nothing)"])[-1]
+
+
+@dataclass(frozen=True)
+class _Started:
+    process: int
+    begin: float
+    out: Path
+    err: Path
+    what: str
+
+    def poll(self) -> Ended | None:
+        found, code = os.waitpid(self.process, os.WNOHANG)
+        if found:
+            out, err = (path.read_text(errors="replace") for path in (self.out, self.err))
+            return Ended(os.waitstatus_to_exitcode(code), out, err)
+        if time.monotonic() - self.begin > LIMIT_S:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+            raise TimeoutError(f"{self.what} did not end: {self.err.read_text()[-1500:]}")
+        return None
 
 
 class Stage:
@@ -139,29 +160,50 @@ class Stage:
     # --- golden
 
     def golden(
-        self, *words: str, fault: str | None = None, at_random_s: float | None = None, by: int = signal.SIGKILL
+        self,
+        *words: str,
+        fault: str | None = None,
+        at_random_s: float | None = None,
+        by: int = signal.SIGKILL,
+        limits: Mapping[int, int] | None = None,
     ) -> Ended:
-        """Run a command in a process of its own. at_random_s: after that many seconds it is sent `by`."""
-        begin = time.monotonic()
-        out, err = self.folder / "out", self.folder / "err"
-        child = os.fork()
-        if child == 0:
-            _become_golden(words, fault, out, err)
-        status = None
-        while status is None:
-            if at_random_s is not None and time.monotonic() - begin > at_random_s:
-                os.kill(child, by)
+        """Run a command in a process of its own. at_random_s: after that many seconds it is sent `by`.
+
+        limits: resource -> how much of it the command may have. Source: setrlimit(2).
+        """
+        started = self._start(words, fault=fault, limits=limits)
+        while (ended := started.poll()) is None:
+            if at_random_s is not None and time.monotonic() - started.begin > at_random_s:
+                os.kill(started.process, by)
                 at_random_s = None
-            found, code = os.waitpid(child, os.WNOHANG)
-            if found:
-                status = os.waitstatus_to_exitcode(code)
-            elif time.monotonic() - begin > LIMIT_S:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                raise TimeoutError(f"golden {' '.join(words)} with {fault} did not end: {err.read_text()[-1500:]}")
-            else:
-                time.sleep(0.01)
-        return Ended(status, out.read_text(errors="replace"), err.read_text(errors="replace"))
+            time.sleep(0.01)
+        return ended
+
+    def goldens(self, *words: str, count: int) -> list[Ended]:
+        """The same command several times at once."""
+        running = [self._start(words, number=number) for number in range(count)]
+        ended: dict[int, Ended] = {}
+        while len(ended) < count:
+            for started in running:
+                if started.process not in ended and (end := started.poll()) is not None:
+                    ended[started.process] = end
+            time.sleep(0.01)
+        return [ended[it.process] for it in running]
+
+    def _start(
+        self,
+        words: Sequence[str],
+        *,
+        fault: str | None = None,
+        limits: Mapping[int, int] | None = None,
+        number: int = 0,
+    ) -> _Started:
+        # Apart from what may be full, or read-only.
+        out, err = (Path("/run") / f"{name}-{number}" for name in ("out", "err"))
+        begin, child = time.monotonic(), os.fork()
+        if child == 0:
+            _become_golden(words, fault, limits or {}, out, err)
+        return _Started(child, begin, out, err, f"golden {' '.join(words)} with {fault}")
 
     def ok(self, *words: str) -> Ended:
         found = self.golden(*words)
@@ -171,7 +213,7 @@ class Stage:
 
     def trace(self, *words: str) -> list[str]:
         """The places that a command comes to, in order."""
-        file = self.folder / "trace"
+        file = Path("/run/trace")
         file.unlink(missing_ok=True)
         found = self.golden(*words, fault=f"trace:{file}")
         if found.status != 0:
@@ -202,7 +244,9 @@ class Stage:
         return sorted({str(path.relative_to(root)) for path in found})
 
 
-def _become_golden(words: Sequence[str], fault: str | None, out: Path, err: Path) -> NoReturn:
+def _become_golden(
+    words: Sequence[str], fault: str | None, limits: Mapping[int, int], out: Path, err: Path
+) -> NoReturn:
     """The rest of a forked process. Loading golden's modules anew each time would take most of the campaign."""
     code = 70
     try:
@@ -215,6 +259,8 @@ def _become_golden(words: Sequence[str], fault: str | None, out: Path, err: Path
         os.environ.pop(faults.VARIABLE, None)
         if fault is not None:
             os.environ[faults.VARIABLE] = fault
+        for limit, value in limits.items():
+            resource.setrlimit(limit, (value, value))
         try:
             cli.main()
         except SystemExit as end:

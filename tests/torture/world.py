@@ -109,3 +109,15 @@ def kill(process: int) -> None:
 def leave(folder: Path) -> None:
     """Let go of what `furnish` mounted over `folder`; the rest goes with the world."""
     subprocess.run(["umount", "--lazy", folder], check=False)
+
+
+def remount(folder: Path, how: str) -> None:
+    """how: options of mount(8)."""
+    subprocess.run(["mount", "-o", f"remount,{how}", folder], check=True)
+
+
+def leave_room(folder: Path, room_bytes: int) -> None:
+    """No more than that can be written below `folder`, which is a mount of its own."""
+    found = os.statvfs(folder)
+    used = (found.f_blocks - found.f_bfree) * found.f_frsize
+    remount(folder, f"size={used + room_bytes}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder import faults
+from builder.channels import compose as composes
 from builder.errors import HostError, host_error, host_errors_told
 from builder.store import Store, write_atomically
 from tests.builds import make_build
@@ -92,6 +93,14 @@ def test_what_a_killed_golden_left_of_a_file_goes_with_the_next_one(tmp_path: Pa
         path.touch()
     write_atomically(tmp_path / "a.json", "{}")
     assert sorted(tmp_path.iterdir()) == sorted([alive, other, tmp_path / "a.json"])
+
+
+def test_a_channel_that_was_being_removed_is_none(tmp_path: Path) -> None:
+    """What collecting put aside before it was killed still has a mirrorlist, and no compose that it names."""
+    for name in ("candidate", ".x-private.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mirrorlist").touch()
+    assert composes.names(tmp_path) == ["candidate"]
 
 
 def test_a_lock_is_had_where_there_is_no_room_to_sign_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,5 +128,6 @@ def test_a_distribution_without_a_source_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_dvd_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the DVD is not there: .*/none\.iso"):
+    with pytest.raises(ConfigError, match=r"the DVD is not there: .*/none\.iso") as refused:
         install.check_dvd(tmp_path / "none.iso")
+    assert "name another file or an http(s) address" in (refused.value.try_next or "")

@@ -217,7 +217,7 @@ def test_a_flat_form_follows_its_source(project: Project) -> None:
     assert planned(other, builds).reason == "sandbox-upgrade will be built"
     assert planned(other, builds).key != first[-1].key
     newer = builds["sandbox-upgrade"].model_copy(
-        update={"id": ImageId(image="sandbox-upgrade", version="20261122.1", sha256="x")}
+        update={"id": ImageId(image="sandbox-upgrade", version="20261122.1", sha256="0" * 64)}
     )
     assert planned(inputs, {**builds, "sandbox-upgrade": newer}).reason == (
         "20261121.1 stands on another build of sandbox-upgrade"
@@ -297,7 +297,7 @@ def test_a_child_may_wait_longer_than_its_parent_and_stands_on_the_older_build(p
     assert actions(found) == {"base": "reuse", "upgrade": "refresh", "bootstrapped": "rebuild", "tools": "reuse"}
     assert found[2].reason == "sandbox-upgrade will be refreshed"
     newer = built(found)["sandbox-upgrade"].model_copy(
-        update={"id": ImageId(image="sandbox-upgrade", version="20261122.1", sha256="x")}
+        update={"id": ImageId(image="sandbox-upgrade", version="20261122.1", sha256="0" * 64)}
     )
     done = {"sandbox-base": builds["sandbox-base"], "sandbox-upgrade": newer}
     after = make(both, wanted=["sandbox-tools"], inputs=UPDATED, builds=builds, older=[newer], standing=done)[-1]

@@ -36,7 +36,7 @@ steps = [
   { shell = "three" },
 ]
 """
-PARENT = ImageId(image="s-base", version="20261121.1", sha256="x")
+PARENT = ImageId(image="s-base", version="20261121.1", sha256="0" * 64)
 CHECKPOINTS = tuple(Checkpoint(after=number, disk=f"disk.{number}.qcow2") for number in (2, 3))
 
 
@@ -143,7 +143,7 @@ def test_packages_that_were_taken_are_those_of_then(folder: Path, trail: Trail) 
 
 
 def test_a_parent_that_moved_and_a_host_that_went_down(folder: Path, trail: Trail) -> None:
-    newer = ImageId(image="s-base", version="20261122.1", sha256="y")
+    newer = ImageId(image="s-base", version="20261122.1", sha256="1" * 64)
     assert (
         found(folder, trail, parent=newer).reason
         == "it stands on s-base-20261121.1, and the newest is s-base-20261122.1"

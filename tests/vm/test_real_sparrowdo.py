@@ -10,19 +10,27 @@ GOLDEN_TEST_RAKU    Rakudo's folder `site`, of a machine with the guest's very R
                     name does not do, as Rakudo then compiles all of it again.
 GOLDEN_TEST_HOME    the folder `.raku` of somebody on such a machine who has used zef, to be copied into root's home:
                     Debian's zef comes without its compiled form, and compiling that takes ten minutes under TCG.
+GOLDEN_TEST_FIGURES the JSON with what it took is written there, for the page of benchmarks
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import platform
 import re
 import shutil
+import subprocess
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.vm.conftest import Golden
+from tests.vm.conftest import Ended, Golden
 
 DEFINITION = """
 [image.sandbox-real]
@@ -44,36 +52,66 @@ VARIABLES = {"raku": "GOLDEN_TEST_RAKU", "home": "GOLDEN_TEST_HOME", "zef": "GOL
 COPIES = {"raku": "/usr/lib/perl6/site", "home": "/root/.raku"}
 
 
+GIVEN = {name: os.environ[variable] for name, variable in VARIABLES.items() if variable in os.environ}
+
+
 @pytest.fixture(scope="module")
-def built(golden: Golden, shared_path: Path) -> Iterator[Golden]:
+def project(golden: Golden, shared_path: Path) -> Iterator[Golden]:
     folder = shared_path / "real-sparrowdo"
-    given = {name: os.environ[variable] for name, variable in VARIABLES.items() if variable in os.environ}
-    copies = [f'{{ copy = {{ "{name}" = "{to}" }} }},' for name, to in COPIES.items() if name in given]
-    text = DEFINITION.format(copies="\n  ".join(copies), zef=', zef = "zef"' if "zef" in given else "")
+    copies = [f'{{ copy = {{ "{name}" = "{to}" }} }},' for name, to in COPIES.items() if name in GIVEN]
+    text = DEFINITION.format(copies="\n  ".join(copies), zef=', zef = "zef"' if "zef" in GIVEN else "")
     project = golden.with_images(folder, text)
     (folder / "sparrow" / "files").mkdir(parents=True)
     (folder / "sparrow" / "files" / "greeting").write_text("hello")
     (folder / "sparrow" / "layer.raku").write_text("'/root/layer'.IO.spurt: slurp('files/greeting');\n")
     (folder / "sparrow" / "test.raku").write_text("say '/root/layer'.IO.slurp, ' from a test';\nexit 42;\n")
-    for name, source in given.items():
+    for name, source in GIVEN.items():
         shutil.copytree(source, folder / name)
-    try:
-        project("build", "sandbox-real")
-        yield project
-    finally:
-        for path in (golden.store / "images").glob("sandbox-real-*"):
-            path.unlink()
-        for path in golden.store.glob("work/sandbox-real-*"):
-            shutil.rmtree(path)
-        shutil.rmtree(folder)
+    yield project
+    for path in (golden.store / "images").glob("sandbox-real-*"):
+        path.unlink()
+    for path in golden.store.glob("work/sandbox-real-*"):
+        shutil.rmtree(path)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.real_sparrowdo
-def test_bootstrap_smoke_and_a_test(built: Golden) -> None:
-    software = built("show", "sandbox-real", "--json").json["software"]
-    assert re.fullmatch(r"20\d\d\.\d\d.*", software["raku"])
-    assert re.fullmatch(r"\d+\.\d+\.\d+", software["sparrow6"])
-    sparrowfile = built.file.parent / "sparrow" / "test.raku"
-    ended = built("sparrowdo", "sandbox-real", "--sparrowfile", sparrowfile, expect=42)
+def test_bootstrap_smoke_and_a_test(project: Golden) -> None:
+    build = project("build", "sandbox-real")
+    facts = project("show", "sandbox-real", "--json").json
+    assert re.fullmatch(r"20\d\d\.\d\d.*", facts["software"]["raku"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", facts["software"]["sparrow6"])
+    sparrowfile = project.file.parent / "sparrow" / "test.raku"
+    begin = time.monotonic()
+    ended = project("sparrowdo", "sandbox-real", "--sparrowfile", sparrowfile, expect=42)
+    test_s = time.monotonic() - begin
     assert "hello from a test" in ended.stdout
     assert "the sparrowfile ended with 42" in ended.stdout
+    if file := os.environ.get("GOLDEN_TEST_FIGURES"):
+        Path(file).write_text(json.dumps(figures(build, facts, test_s), indent=2) + "\n", encoding="utf-8")
+
+
+def figures(build: Ended, facts: dict[str, Any], test_s: float) -> dict[str, Any]:
+    """What benchmarks/page.py shows. The runs of one step are told by the clock in front of golden's lines."""
+    words = ("the bootstrap", "sparrow/layer.raku", "the smoke sparrowfile", "shutting down")
+    clock = [re.search(rf"^(\d\d:\d\d:\d\d) .*sparrowdo: .*{word}$", build.stderr, re.MULTILINE) for word in words]
+    times = [datetime.strptime(found[1], "%H:%M:%S") for found in clock if found]
+    took = [(after - before).seconds for before, after in itertools.pairwise(times)]
+    rows = [["the bootstrap", took[0]], ["the layer's sparrowfile, by sudo", took[1]]]
+    rows += [["the smoke sparrowfile, without sudo", took[2]]]
+    rows += [
+        ["the whole layer, with boot, cleaning and compression", round(sum(it["seconds"] for it in facts["times"]))]
+    ]
+    rows += [["a test on a clone, with boot", round(test_s)]]
+    version = subprocess.run(["sparrowdo", "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
+    brought = [f"GOLDEN_TEST_{name}" for name in ("RAKU", "HOME", "ZEF") if f"GOLDEN_TEST_{name}" in os.environ]
+    return {
+        "title": "Sparrowdo itself",
+        "when": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{os.cpu_count()} processors, Linux {platform.release()}, {facts['accelerator']}",
+        "busy": os.getloadavg()[2] > (os.cpu_count() or 1),
+        "command": " ".join([*(f"{name}=…" for name in brought), "pytest -m real_sparrowdo tests/vm"]),
+        "about": f"Sparrowdo {version} against a sandbox guest with Rakudo {facts['software']['raku']}; then there is "
+        f"Sparrow6 {facts['software']['sparrow6']} in it. [sparrowdo.md](sparrowdo.md) says what of it was real.",
+        "tables": [{"head": ["", "s"], "rows": rows}],
+    }

@@ -1,0 +1,63 @@
+"""`python -m tests.fuzz`: give each reader what atheris finds, for a bounded time. Needs the extra `fuzz`.
+
+Each reader has a process of its own, as libFuzzer ends its own at a find; what broke it is left in a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.fuzz.readers import READERS
+from tests.fuzz.seeds import SEEDS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(READERS)} (all)")
+    parser.add_argument("--seconds", type=int, default=60, help="for each reader (60)")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if unknown := set(words.readers) - set(READERS):
+        parser.error(f"there is no reader {', '.join(sorted(unknown))}")
+    if words.here:
+        _fuzz(words.readers[0], words.seconds)
+    found = []
+    for name in words.readers or READERS:
+        argv = [sys.executable, "-m", "tests.fuzz", name, "--here", "--seconds", str(words.seconds)]
+        ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+        lines = [line for line in ended.stderr.splitlines() if line.startswith("Done ")]
+        print(f"{name}: {lines[-1] if lines and ended.returncode == 0 else 'BROKEN'}", flush=True)
+        if ended.returncode != 0:
+            found.append(name)
+            print(ended.stdout[-2000:], ended.stderr[-3000:], flush=True)
+    return 1 if found else 0
+
+
+def _fuzz(name: str, seconds: int) -> None:
+    import atheris  # only here: it is no part of a usual installation
+
+    # What is imported already has no counters yet.
+    for module in [it for key, it in sys.modules.items() if key.startswith("builder.") and it is not None]:
+        for member in vars(module).values():
+            if (
+                callable(member)
+                and getattr(member, "__module__", None) == module.__name__
+                and hasattr(member, "__code__")
+            ):
+                atheris.instrument_func(member)
+    with tempfile.TemporaryDirectory(prefix="golden-fuzz-", dir="/dev/shm") as place:
+        folder, corpus = Path(place, "work"), Path(place, "corpus")
+        folder.mkdir()
+        corpus.mkdir()
+        (corpus / "seed").write_bytes(SEEDS[name])
+        options = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=30", f"-artifact_prefix=fuzz-{name}-"]
+        atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: READERS[name](bytes(data), folder))
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

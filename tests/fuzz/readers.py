@@ -1,0 +1,174 @@
+"""The readers of what others write, each as a function of bytes. Any error but the declared ones is a bug."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from builder import checksums, config, install, packages, seal
+from builder.clones import saved
+from builder.clones.leases import find, whole_leases
+from builder.errors import ConfigError, VerifyError
+from builder.inputs import _made
+from builder.store import Store, read_build
+from builder.tools import domain, kickstart, qemu_img, saved_memory
+from builder.tools.console import Console
+from builder.units import parse_duration, parse_size
+
+Reader = Callable[[bytes, Path], None]
+_KEY = "ssh-ed25519 AAAAC3Nza golden"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def _only(*declared: type[Exception]) -> Iterator[None]:
+    with contextlib.suppress(*declared):
+        yield
+
+
+def project(data: bytes, folder: Path) -> None:
+    """golden.toml: the user's, and of whoever sends a change to it."""
+    file = folder / "golden.toml"
+    file.write_bytes(data)
+    with _only(ConfigError):
+        found = config.load(file)
+        for image in found.images.values():
+            assert "/" not in image.name and image.name == image.name.strip()
+
+
+def treeinfo(data: bytes, folder: Path) -> None:
+    """.treeinfo of a tree that somebody else made."""
+    (folder / ".treeinfo").write_bytes(data)
+    with _only(ConfigError):
+        install.check_tree(folder, "sandbox")
+
+
+def users_kickstart(data: bytes, folder: Path) -> None:
+    """A kickstart of the user's own, with what it includes; no address is asked."""
+    file = folder / "own.ks"
+    file.write_bytes(data.replace(b"://", b""))
+    with _only(ConfigError):
+        text = kickstart.flatten(file)
+        kickstart.without_secrets(text)
+        kickstart.shortcomings(text, version="RHEL9", name="own.ks", ssh_public_key=_KEY)
+        kickstart.recommendations(text, version="RHEL9", console="console=ttyS0", name="own.ks")
+
+
+def console(data: bytes, folder: Path) -> None:
+    """What a guest writes to its serial console, in pieces as it comes."""
+    log = folder / "console.log"
+    found = Console(log)
+    half = len(data) // 2
+    log.write_bytes(data[:half])
+    found.poll()
+    with log.open("ab") as stream:
+        stream.write(data[half:])
+    for line in [*found.poll(), found.tail(), found.last_line]:
+        assert "\x1b" not in line
+
+
+def output_disk(data: bytes, folder: Path) -> None:
+    """What a guest leaves on its output disk: packages, changelogs, keys."""
+    file = folder / "output.raw"
+    file.write_bytes(data)
+    with _only(VerifyError):
+        report = seal.read_report(file)
+        packages.compare(["bash-5-1.x86_64"], report.packages)
+        logs = folder / "logs"
+        logs.mkdir(exist_ok=True)
+        seal.keep_output(file, logs)
+
+
+def package_list(data: bytes, folder: Path) -> None:
+    """Package lists, of builds and of guests."""
+    lines = _text(data).split()
+    with _only(ValueError):
+        packages.compare(lines[::2], lines[1::2])
+    seal.read_changelogs(_text(data))
+    assert all(path.startswith("/") for path in seal.read_digests(_text(data)))
+
+
+def facts(data: bytes, folder: Path) -> None:
+    """build.json, of this store or of a channel: no name in it leads out of a folder."""
+    file = folder / "x-base-20261121.1.json"
+    file.write_bytes(data)
+    with _only(VerifyError):
+        build = read_build(file)
+        store = Store(folder / "state", "demo")
+        for id in (build.id, build.parent, build.flattened):
+            if id is not None:
+                assert store.qcow2(id).parent == store.images and store.qcow2(id).name.startswith(id.image)
+
+
+def lease(data: bytes, folder: Path) -> None:
+    place = folder / "clones/web1"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "lease.json").write_bytes(data)
+    with _only(VerifyError):
+        find(folder, "web1")
+    assert len(list(whole_leases(folder))) <= 1
+
+
+def checksum_file(data: bytes, folder: Path) -> None:
+    with _only(ValueError):
+        assert len(checksums.sha256_of("a.iso", _text(data))) == 64
+
+
+def memory_file(data: bytes, folder: Path) -> None:
+    file = folder / "memory"
+    file.write_bytes(data)
+    with _only(VerifyError):
+        saved_memory.read(file)
+        saved_memory.checksum(file)
+    (folder / "warm.json").write_bytes(data)
+    saved.read(folder)
+
+
+def image_header(data: bytes, folder: Path) -> None:
+    """Of a disk image of somebody else's, before any program opens it."""
+    file = folder / "disk.qcow2"
+    file.write_bytes(data)
+    with _only(VerifyError):
+        assert qemu_img.alone(file) > 0
+
+
+def label(data: bytes, folder: Path) -> None:
+    """Of a machine that libvirt has, perhaps not golden's."""
+    with _only(VerifyError):
+        domain.read_label(_text(data))
+
+
+def repository(data: bytes, folder: Path) -> None:
+    """When a package repository says that it was made."""
+    assert isinstance(_made(_text(data)), str)
+
+
+def sizes(data: bytes, folder: Path) -> None:
+    for parse in (parse_size, parse_duration):
+        with _only(ValueError):
+            assert parse(_text(data)) >= 0
+
+
+READERS: dict[str, Reader] = {
+    reader.__name__: reader
+    for reader in (
+        project,
+        treeinfo,
+        users_kickstart,
+        console,
+        output_disk,
+        package_list,
+        facts,
+        lease,
+        checksum_file,
+        memory_file,
+        image_header,
+        label,
+        repository,
+        sizes,
+    )
+}

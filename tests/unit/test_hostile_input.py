@@ -1,0 +1,126 @@
+"""Readers of what others write say what is wrong, and nothing else: no traceback, no path outside."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from builder import config, install, seal
+from builder.errors import ConfigError, VerifyError
+from builder.model import ImageId
+from builder.tools import guestfs, kickstart
+from builder.tools.console import Console
+from builder.tools.domain import LABEL_NAMESPACE, read_label
+from tests.fuzz.readers import READERS
+from tests.fuzz.seeds import SEEDS
+
+# Names and values as people with bad intentions, or bad luck, write them.
+NASTY = [
+    "", " ", "-rf", "--help", "../../etc/passwd", "/etc/passwd", "a b", 'a"b', "a'b", "a\nb", "a\0b", "$(reboot)",
+    "%(reboot)", "{{ 7*7 }}", "ü\u202e\U0001f4a9", "\ud7ff", "x" * 300, "-1", "1e999", "9" * 30, "[", "]]>",
+]  # fmt: skip
+
+
+def words() -> st.SearchStrategy[bytes]:
+    return st.sampled_from(NASTY).map(lambda text: text.encode()) | st.binary(max_size=40)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, seed: bytes) -> bytes:
+    """Good input with pieces of it replaced, left out or doubled."""
+    data = seed
+    for _ in range(draw(st.integers(1, 4))):
+        begin = draw(st.integers(0, len(data)))
+        end = min(len(data), begin + draw(st.integers(0, 60)))
+        data = data[:begin] + draw(words() | st.just(data[begin:end] * 2)) + data[end:]
+    return data
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_a_reader_has_good_input_to_begin_with(name: str, tmp_path: Path) -> None:
+    READERS[name](SEEDS[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_reader_only_says_what_is_wrong(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    READERS[name](data.draw(st.binary(max_size=200) | spoiled(SEEDS[name])), tmp_path)
+
+
+def test_the_project_that_is_spoiled_is_a_good_one(tmp_path: Path) -> None:
+    (tmp_path / "golden.toml").write_bytes(SEEDS["project"])
+    assert set(config.load(tmp_path / "golden.toml").images) == {"sandbox-base", "sandbox-app"}
+
+
+# --- what was found once
+
+
+def test_a_guest_cannot_fill_the_builders_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file takes a block of the archive, whatever size it says that it has."""
+    monkeypatch.setattr(guestfs, "OUTPUT_BYTES", 1000)
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:") as archive:
+        for number in range(50):
+            member = tarfile.TarInfo(f"{number}")
+            member.size = 100
+            archive.addfile(member, io.BytesIO(bytes(100)))
+    (tmp_path / "output").write_bytes(data.getvalue())
+    assert sum(map(len, guestfs.read_output_disk(tmp_path / "output").values())) == 1000
+
+
+def test_a_guests_list_of_packages_that_is_none(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:") as archive:
+        member = tarfile.TarInfo("packages")
+        member.size = 8
+        archive.addfile(member, io.BytesIO(b"nonsense"))
+    (tmp_path / "output").write_bytes(data.getvalue())
+    with pytest.raises(VerifyError, match="the guest's list of packages is none: 'nonsense' is not NAME"):
+        seal.read_report(tmp_path / "output")
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "x" * 300])
+def test_a_tree_names_no_file_outside(tmp_path: Path, path: str) -> None:
+    (tmp_path / ".treeinfo").write_text(f"[images-x86_64]\nkernel = {path}\n")
+    with pytest.raises(ConfigError, match=f"is not whole: {path} is missing"):
+        install.check_tree(tmp_path, "sandbox")
+
+
+@pytest.mark.parametrize("text", [text for text in NASTY if text not in ("1e999", "9" * 30, "x" * 300)])
+def test_no_name_of_a_build_leads_anywhere(text: str) -> None:
+    good = {"image": "a-b", "version": "20261121.1", "sha256": "0" * 64}
+    for key in good:
+        with pytest.raises(ValueError, match="does not match"):
+            ImageId.model_validate({**good, key: text})
+
+
+def test_what_a_guest_says_last_moves_no_cursor(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"login: \x1b[2J\x1b[1;1Hgolden: all is well")
+    console = Console(tmp_path / "log")
+    console.poll()
+    assert console.tail() == "login: golden: all is well"
+
+
+def test_a_kickstart_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "own.ks").write_bytes(b"lang \xff\xfe\n")
+    with pytest.raises(ConfigError, match=r"own\.ks could not be put together") as refused:
+        kickstart.flatten(tmp_path / "own.ks")
+    assert "cannot be read" in str(refused.value.problems[0])
+
+
+@pytest.mark.parametrize("line", ['sshkey --username=root "ssh-ed25519', "rootpw --lock 'x"])
+def test_a_kickstart_with_half_a_quotation(line: str) -> None:
+    with pytest.raises(ConfigError, match="is not valid for RHEL9") as refused:
+        kickstart.validate(f"lang en_US\n{line}\n", version="RHEL9", name="own.ks")
+    assert "No closing quotation" in str(refused.value.problems[0])
+
+
+@pytest.mark.parametrize("inside", ["", "<g:machine/>", '<g:machine purpose="x" owner="1" work="/"/>', "<g:machine>"])
+def test_a_machine_that_is_not_goldens_has_no_label(inside: str) -> None:
+    assert read_label(f'<domain xmlns:g="{LABEL_NAMESPACE}"><metadata>{inside}</metadata></domain>') is None
