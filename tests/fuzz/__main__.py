@@ -19,16 +19,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(READERS)} (all)")
     parser.add_argument("--seconds", type=int, default=60, help="for each reader (60)")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     words = parser.parse_args()
     if unknown := set(words.readers) - set(READERS):
         parser.error(f"there is no reader {', '.join(sorted(unknown))}")
     if words.here:
-        _fuzz(words.readers[0], words.seconds)
+        _fuzz(words.readers[0], words.seconds, words.here)
     found = []
     for name in words.readers or READERS:
-        argv = [sys.executable, "-m", "tests.fuzz", name, "--here", "--seconds", str(words.seconds)]
-        ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+        # Not in the other process: libFuzzer ends that without a word.
+        with tempfile.TemporaryDirectory(prefix="golden-fuzz-", dir="/dev/shm") as place:
+            argv = [sys.executable, "-m", "tests.fuzz", name, "--here", place, "--seconds", str(words.seconds)]
+            ended = subprocess.run(argv, capture_output=True, text=True, check=False)
         lines = [line for line in ended.stderr.splitlines() if line.startswith("Done ")]
         print(f"{name}: {lines[-1] if lines and ended.returncode == 0 else 'BROKEN'}", flush=True)
         if ended.returncode != 0:
@@ -37,7 +39,7 @@ def main() -> int:
     return 1 if found else 0
 
 
-def _fuzz(name: str, seconds: int) -> None:
+def _fuzz(name: str, seconds: int, place: Path) -> None:
     import atheris  # only here: it is no part of a usual installation
 
     # What is imported already has no counters yet.
@@ -49,14 +51,13 @@ def _fuzz(name: str, seconds: int) -> None:
                 and hasattr(member, "__code__")
             ):
                 atheris.instrument_func(member)
-    with tempfile.TemporaryDirectory(prefix="golden-fuzz-", dir="/dev/shm") as place:
-        folder, corpus = Path(place, "work"), Path(place, "corpus")
-        folder.mkdir()
-        corpus.mkdir()
-        (corpus / "seed").write_bytes(SEEDS[name])
-        options = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=30", f"-artifact_prefix=fuzz-{name}-"]
-        atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: READERS[name](bytes(data), folder))
-        atheris.Fuzz()
+    folder, corpus = Path(place, "work"), Path(place, "corpus")
+    folder.mkdir()
+    corpus.mkdir()
+    (corpus / "seed").write_bytes(SEEDS[name])
+    options = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=30", f"-artifact_prefix=fuzz-{name}-"]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: READERS[name](bytes(data), folder))
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
