@@ -63,11 +63,13 @@ def served(keeper: Golden) -> Iterator[str]:
     with keeper.started("repo", "serve", "--port", "0") as server:
         assert server.stdout is not None
         line = server.stdout.readline()
-        threading.Thread(target=server.communicate, daemon=True).start()
+        reader = threading.Thread(target=server.communicate, daemon=True)
+        reader.start()
         try:
             yield line.split(" at ")[1].split(";")[0]
         finally:
             server.terminate()
+            reader.join()
 
 
 @pytest.mark.usefixtures("store_is_untouched")
