@@ -119,7 +119,7 @@ def test_several_processes_never_get_the_same_one(golden: Command) -> None:
     made = pool(golden, 3).made
     words = ("create", "--image", IMAGE, "--from-pool", "--no-wait", *SMALL, "--json")
     processes = [golden.started(*words) for _ in range(3)]
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
     got = {json.loads(out)["name"] for out, _ in said}
     assert len(got) == 3
