@@ -194,9 +194,7 @@ a small module compiled by Rakudo; Sparrowdo's own compiles far more, and downlo
             }
         ],
         "plots": ["benchmarks-bootstrap-once.svg"],
-        "notes": " ".join(
-            [f"{MORE[-1]} tests: {each / once:.1f} times the time, extrapolated.", *filter(None, [found.get("said")])]
-        ),
+        "notes": f"{MORE[-1]} tests: {each / once:.1f} times the time, extrapolated.",
     }
 
 
