@@ -185,7 +185,7 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
         "about": f"""
 Tests, one after the other, each on a clone of its own, with its boot. "each": the bootstrap in every test. "once": in
 the image, whose build is in the numbers. The bootstrap is Rakudo and zef by dnf from a repository on this machine, and
-a small module compiled by Rakudo; Sparrowdo's own compiles sixty times as much, and downloads it. Measured with
+a small module compiled by Rakudo; Sparrowdo's own compiles far more, and downloads it. Measured with
 {found["tests"]} tests of each kind, in turn; more are extrapolated from the medians.""",
         "tables": [
             {
