@@ -30,7 +30,8 @@ class Scenario:
 
     before: what else has to be there. clears: commands that may come before it is run again; they are what a person is
     told to type. afterwards: that come before the result is looked at. is_done: whether a refusal of the second run
-    says that the first one had come to its end. has_machines: libvirt is part of it.
+    says that the first one had come to its end. undo: what such a refusal says to type, before a third run.
+    has_machines: libvirt is part of it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Scenario:
     afterwards: tuple[tuple[str, ...], ...] = ()
     is_done: Callable[[Ended], bool] = field(default=lambda _ended: False)
     before: Callable[[Stage], None] = _nothing
+    undo: tuple[str, ...] = ()
     has_machines: bool = False
 
 
@@ -190,7 +192,16 @@ SCENARIOS = (
         exported,
         before=_empty_folder,
     ),
-    Scenario("create a clone", "built", _CREATE, cloned, clears=_GC, is_done=_is_there, has_machines=True),
+    Scenario(
+        "create a clone",
+        "built",
+        _CREATE,
+        cloned,
+        clears=_GC,
+        is_done=_is_there,
+        undo=("clone", "destroy", CLONE),
+        has_machines=True,
+    ),
     Scenario(
         "destroy a clone",
         "built",

@@ -40,8 +40,9 @@ def verdict(build: Build, *, passed: bool = True, boot_s: float | None = 20.0, p
 
 def add(store: Store, version: str, packages: str, *, size_bytes: int = 1) -> Build:
     store.images.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(version.encode()).hexdigest()
-    build = make_build("sandbox-base", version=version, digest=digest, size_bytes=size_bytes)
+    build = make_build(
+        "sandbox-base", version=version, digest=hashlib.sha256(version.encode()).hexdigest(), size_bytes=size_bytes
+    )
     store.qcow2(build).write_bytes(b"x" * min(size_bytes, 1))
     store.package_list(build).write_text(packages)
     write_atomically(store.facts(build), build.model_dump_json())
