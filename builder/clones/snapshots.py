@@ -17,9 +17,10 @@ from builder.clones import pins
 from builder.clones.leases import DISK, Lease, directory, find, lock, need_known
 from builder.clones.memory import Capacity, host_capacity, reserved
 from builder.clones.orders import check_name
-from builder.errors import ConfigError, did_you_mean
+from builder.errors import ConfigError, VerifyError, did_you_mean
 from builder.model import Frozen
 from builder.progress import Reporter
+from builder.tools import saved_memory
 from builder.tools.libvirt import Connection
 
 _COPY_TIMEOUT_S = 600
@@ -59,18 +60,19 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
         place.parent.mkdir(exist_ok=True)
         place.parent.chmod(0o711)
         aside = place.with_name(f".{snapshot}.part")
+        _go_on(lease, aside, directory(state, name), connection)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         domain = connection.find(lease.domain_name)
         is_on = domain is not None and not domain.is_off()
         try:
-            if domain is not None and is_on:
-                domain.save(aside / _MEMORY)
-                faults.place("snapshot.saved")
             try:
+                if domain is not None and is_on:
+                    domain.save(aside / _MEMORY)
+                    faults.place("snapshot.saved")
                 _copy(_files(directory(state, name)), aside)
             finally:
-                if is_on and (aside / _MEMORY).exists():
+                if domain is not None and is_on and domain.is_off():
                     connection.restore(aside / _MEMORY)
             found = Snapshot(
                 name=snapshot,
@@ -84,6 +86,19 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return found
+
+
+def _go_on(lease: Lease, aside: Path, place: Path, connection: Connection) -> None:
+    """A machine that stood still for a snapshot when golden was killed goes on, unless its disk was used since."""
+    memory, domain = aside / _MEMORY, connection.find(lease.domain_name)
+    if not memory.exists() or domain is None or not domain.is_off():
+        return
+    try:
+        saved_memory.read(memory)
+    except VerifyError:  # it had not been saved yet
+        return
+    if (place / DISK).stat().st_mtime_ns <= memory.stat().st_mtime_ns:
+        connection.restore(memory)
 
 
 def revert(

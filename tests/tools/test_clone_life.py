@@ -219,6 +219,15 @@ def test_a_snapshot_of_one_that_is_off_and_of_one_that_is_on(golden: Command) ->
     assert (code, f"'{name}' has no snapshot 'bussy', did you mean 'busy'?" in err) == (2, True)
 
 
+def test_one_that_stood_still_when_golden_was_killed_goes_on(golden: Command) -> None:
+    """Its memory lay in a snapshot that never was, and the next one would have begun by removing it."""
+    golden.create(golden.prefix, "--no-wait")
+    code, _, _ = golden("snapshot", golden.prefix, "one", GOLDEN_FAULT="snapshot.saved:kill")
+    assert (code, golden.json("list")[0]["state"]) == (-signal.SIGKILL, "off")
+    assert golden.json("snapshot", golden.prefix, "one")[0]["has_memory"] is True
+    assert golden.json("list")[0]["state"] == "running"
+
+
 # --- saved memory, of machines that have no agent in them -----------------------------------------------------------
 
 
