@@ -1,7 +1,11 @@
-"""A night over the shared chain: clones are tested once, what is good is published, and then there is nothing to do."""
+"""A night over the shared chain: clones are tested once, what is good is published, and then there is nothing to do.
+
+Then what comes after a bad night: the guilty package found on clones, and a build made once more.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -153,3 +157,61 @@ def test_a_build_that_is_not_what_it_promises_is_named_with_what_broke(
     record = broken.store / "verified" / f"{verdict['image']}-{verdict['version']}.json"
     assert json.loads(record.read_text())["passed"] is False
     assert clones(broken) == []
+
+
+def with_tree(golden: Golden, folder: Path) -> Golden:
+    """The same, but for a newer build of sandbox-upgrade that has the package tree, and was found broken by it.
+
+    Of a bad build its package list and its verdict count; nothing of it is started.
+    """
+    project = golden.with_images(folder, "")
+    text = project.file.read_text()
+    parent = '[image.sandbox-upgrade]\nparent = "sandbox-base"\n'
+    assert parent in text
+    project.file.write_text(text.replace(parent, parent + 'verify = { commands = ["! command -v tree"] }\n'))
+    lists = [path.read_text().split() for path in (project.store / "images").glob("sandbox-tools-installed-*.packages")]
+    tree = next(nevra for nevra in lists[0] if nevra.startswith("tree-"))
+    facts = project("show", "sandbox-upgrade", "--json").json
+    good, bad = (f"sandbox-upgrade-{version}" for version in (facts["id"]["version"], "20991231.1"))
+    facts["id"]["version"] = "20991231.1"
+    images, verified = project.store / "images", project.store / "verified"
+    packages = "".join(f"{line}\n" for line in sorted([*(images / f"{good}.packages").read_text().split(), tree]))
+    facts["packages_sha256"] = hashlib.sha256(packages.encode()).hexdigest()
+    (images / f"{bad}.packages").write_text(packages)
+    shutil.copy(images / f"{good}.qcow2", images / f"{bad}.qcow2")
+    (images / f"{bad}.json").write_text(json.dumps({key: facts[key] for key in facts if key != "file"}))
+    verdict = json.loads((verified / f"{good}.json").read_text()) | {
+        "version": "20991231.1",
+        "passed": False,
+        "tests": [{"name": "command succeeds: ! command -v tree", "result": "failed"}],
+    }
+    (verified / f"{bad}.json").write_text(json.dumps(verdict))
+    return project
+
+
+def test_the_package_that_broke_an_image_is_found_on_clones(
+    copied: Golden, first_night: dict[str, object], shared_path: Path
+) -> None:
+    project = with_tree(copied, shared_path / "bisect")
+    try:
+        found = project("bisect", "sandbox-upgrade", "--no-reboot", "--json").json
+    finally:
+        for path in copied.store.glob("*/sandbox-upgrade-20991231.1*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert [(it["name"], it["kind"]) for it in found["guilty"]] == [("tree.x86_64", "added")]
+    assert found["along"] == []
+    assert found["tests"] == ["command succeeds: ! command -v tree"]
+    assert found["trials"] == 2  # the good build as it is, and with the package
+    assert clones(copied) == []
+
+
+def test_a_build_is_made_once_more_beside_the_store_of_the_same_packages(
+    copied: Golden, first_night: dict[str, object]
+) -> None:
+    before = {path.name for path in (copied.store / "images").iterdir()}
+    again = copied("reproduce", "sandbox-upgrade", "--run", "--json").json
+    facts = copied("show", "sandbox-upgrade", "--json").json
+    assert again["build"] == f"sandbox-upgrade-{facts['id']['version']}"
+    assert (again["packages"], again["changes"]) == (facts["packages"], [])
+    assert {path.name for path in (copied.store / "images").iterdir()} == before
+    assert not (copied.store / "reproduced").exists()
