@@ -24,6 +24,9 @@ from builder.layer import domain_prefix
 from builder.store import Store
 from builder.tools import libvirt
 
+# Where two workers share the tests, these are at the end of the queue, on a copy of the chain: else the worker that has
+# the chain would be at work for a quarter of an hour after the other one.
+ON_A_COPY = ("test_buildbot.py", "test_harness.py")
 ALL = ["sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped", "sandbox-tools-installed"]
 _MACHINE_TESTS = Path(__file__).parent
 
@@ -34,14 +37,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _MACHINE_TESTS in item.path.parents:
             item.add_marker(pytest.mark.vm)
-            if _needs_chain(item):
-                item.add_marker(pytest.mark.xdist_group("chain"))
+            if group := _group(item):
+                item.add_marker(pytest.mark.xdist_group(group))
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not _needs_chain(item))
+        items.sort(key=lambda item: ["chain", "", "copy"].index(_group(item)))
 
 
-def _needs_chain(item: pytest.Item) -> bool:
-    return "golden" in getattr(item, "fixturenames", ()) and _MACHINE_TESTS in item.path.parents
+def _group(item: pytest.Item) -> str:
+    if _MACHINE_TESTS not in item.path.parents or "golden" not in getattr(item, "fixturenames", ()):
+        return ""
+    return "copy" if item.path.name in ON_A_COPY else "chain"
 
 
 @dataclass(frozen=True)
@@ -124,9 +129,19 @@ def bare(shared_path: Path) -> Golden:
 
 
 @pytest.fixture(scope="session")
-def golden(bare: Golden) -> Golden:
-    """The whole tree is built."""
-    bare("build")
+def golden(bare: Golden, tmp_path_factory: pytest.TempPathFactory) -> Golden:
+    """The whole tree is built; of several workers by one, and the others have a copy of what it built."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        bare("build")
+        return bare
+    made = tmp_path_factory.getbasetemp().parent / "chain"
+    with made.with_name("chain.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if made.exists():
+            shutil.copytree(made, bare.state, dirs_exist_ok=True, symlinks=True)
+        else:
+            bare("build")
+            shutil.copytree(bare.state, made, symlinks=True)
     return bare
 
 
