@@ -82,7 +82,8 @@ def test_what_fails_in_a_pause_ends_the_program_and_says_what_qemu_said(stage: S
         pausing(stage.disk, todo) as pauses,
     ):
         stage.customize(pauses)
-    assert stage.read == "echo 1.sh\n"
+    # Nothing was written to the pipe: whether its reader came that far before it was ended does not matter.
+    assert stage.read.strip() == "echo 1.sh"
     assert all(script.is_file() for script in stage.scripts)
 
 
