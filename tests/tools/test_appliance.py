@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,8 +54,11 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    yield Stage(tmp_path)
+    # A shell that is killed ends nobody, and a QEMU that is a daemon is not of its group.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
 
 
 def test_between_two_operations_the_disk_becomes_an_overlay_of_itself(stage: Stage) -> None:
