@@ -71,9 +71,12 @@ def first_night(project: Golden, shared_path: Path) -> dict[str, object]:
 
 
 def clones(golden: Golden) -> list[str]:
-    domains = subprocess.run(["virsh", "list", "--all", "--name"], capture_output=True, text=True, check=True).stdout
+    """Of this store: other tests have clones of their own at the same time."""
+    listing = subprocess.run(["virsh", "list", "--all", "--name"], capture_output=True, text=True, check=True).stdout
+    found = [name for name in listing.split() if name.startswith("golden-verify-")]
+    xml = {name: subprocess.run(["virsh", "dumpxml", name], capture_output=True, text=True).stdout for name in found}
     folders = [str(path) for path in (golden.state / "clones").glob("verify-*")]
-    return [name for name in domains.split() if name.startswith("golden-verify-")] + folders
+    return [name for name in found if str(golden.state) in xml[name]] + folders
 
 
 def test_a_night_verifies_what_is_built_and_publishes_it(
