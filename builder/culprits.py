@@ -12,10 +12,11 @@ from pathlib import Path
 from builder import customize, mirrors, promises, provision, run, seal, verdicts, verification
 from builder.bisection import Attempt, find_guilty
 from builder.errors import ConfigError, ToolError, VerifyError
+from builder.locks import lock
 from builder.media import Repository
 from builder.model import Build, Frozen
 from builder.packages import Change, compare
-from builder.store import Store, lock
+from builder.store import Store
 from builder.tools import proxies, ssh
 from builder.verification import Bench, Guest
 

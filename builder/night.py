@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder import nights, preflight, store, verdicts, verification
+from builder import locks, nights, preflight, verdicts, verification
 from builder.admission import admits, job_mib
 from builder.channels.promotion import read_withdrawn
 from builder.decision import Decision
@@ -72,7 +72,7 @@ def worst(exit_codes: Sequence[int]) -> int:
 
 
 def _lock(store_: Store) -> contextlib.AbstractContextManager[None]:
-    return store.lock(store_.root / "nightly.lock", what=f"the night of {store_.root}")
+    return locks.lock(store_.root / "nightly.lock", what=f"the night of {store_.root}")
 
 
 def hold(project: Project, store_: Store, settings: Settings, *, reporter: Reporter) -> Night:

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from builder import run
 from builder.errors import GoldenError, HostError, ToolError
+from builder.locks import holder_pid
 from builder.model import Frozen
 from builder.progress import Reporter
-from builder.store import holder_pid, write_atomically
+from builder.store import write_atomically
 from builder.tools import libvirt
 from builder.units import GIB, format_bytes
 

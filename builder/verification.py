@@ -13,12 +13,13 @@ from pathlib import Path
 
 from builder import clones, preflight, run, verdicts, verify
 from builder.errors import ToolError, VerifyError
+from builder.locks import lock
 from builder.model import Build, Project
 from builder.packages import Change
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.promises import Promises, promises
-from builder.store import Store, lock
+from builder.store import Store
 from builder.tools import junit, ssh
 from builder.tools.console import Console
 from builder.tools.libvirt import Connection, Domain

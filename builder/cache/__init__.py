@@ -24,8 +24,9 @@ from builder import checksums, faults
 from builder.cache.records import Address, Cached, address_facts, file_facts, key, locked, read_address, read_facts
 from builder.digests import remembered_sha256
 from builder.errors import ConfigError, ToolError, VerifyError
+from builder.locks import lock
 from builder.media import Source, file_name
-from builder.store import lock, sha256, sync_directory, write_atomically
+from builder.store import sha256, sync_directory, write_atomically
 from builder.tools import channel, download, gpg
 from builder.tools.download import Patience, Validators, shown
 

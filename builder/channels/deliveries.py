@@ -21,8 +21,9 @@ from builder.channels import compose as composes
 from builder.channels import publication, sets
 from builder.checks import Check
 from builder.errors import ConfigError, VerifyError
+from builder.locks import lock
 from builder.model import Frozen, ImageId
-from builder.store import Store, lock, read_build, sha256, write_atomically
+from builder.store import Store, read_build, sha256, write_atomically
 from builder.tools import createrepo, gpg, rsync
 from builder.tools.openpgp import Signer
 

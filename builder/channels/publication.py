@@ -12,9 +12,10 @@ from builder.channels.client import checked_url
 from builder.channels.compose import PACKAGES, Origin
 from builder.channels.sets import missing_requirements
 from builder.errors import VerifyError
+from builder.locks import lock
 from builder.model import Build, Frozen
 from builder.private import MARK
-from builder.store import Store, lock, sha256, version_after
+from builder.store import Store, sha256, version_after
 from builder.tools import createrepo, rpm
 from builder.tools.createrepo import Package
 from builder.tools.openpgp import Signer

@@ -21,10 +21,11 @@ from builder.channels import compose as composes
 from builder.channels import publication, sets
 from builder.channels.promotion import unverified
 from builder.channels.sets import Member
+from builder.locks import lock
 from builder.model import NAME, VERSION, Build, Frozen, ImageId, version_key
 from builder.private import MARK
 from builder.publication import Retention, Rule
-from builder.store import Store, lock, read_build, sync_directory
+from builder.store import Store, read_build, sync_directory
 from builder.tools import createrepo
 from builder.tools.openpgp import Signer
 from builder.units import format_seconds

@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from builder import store
+from builder import locks, store
 from builder.errors import ConfigError, VerifyError, did_you_mean
 from builder.model import NAME, Architecture, Firmware, Frozen, ImageId
 from builder.tools.domain import Forward, Nic
@@ -137,7 +137,7 @@ def part(place: Path) -> Path:
 
 
 def lock(state: Path, name: str) -> contextlib.AbstractContextManager[None]:
-    return store.lock(state / "clones" / ".locks" / name, what=f"the clone '{name}'")
+    return locks.lock(state / "clones" / ".locks" / name, what=f"the clone '{name}'")
 
 
 def names(state: Path) -> list[str]:

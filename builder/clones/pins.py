@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from builder import store
+from builder import locks, store
 from builder.clones.leases import Lease, Pin, whole_leases
 from builder.errors import VerifyError
 from builder.faults import place as come_to
@@ -32,7 +32,7 @@ def folder(state: Path) -> Path:
 
 def locked(state: Path) -> contextlib.AbstractContextManager[None]:
     """Held from the making of links until the lease that needs them is written, and while unused ones are removed."""
-    return store.lock(
+    return locks.lock(
         state / "clones" / ".locks" / ".bases", what="the files of clones' images", waiting=lambda _holder: None
     )
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from builder import run, store
+from builder import locks, run, store
 from builder.clones import making, orders, ready, warm
 from builder.clones.access import BOOT_TIMEOUT_S, wait
 from builder.clones.leases import Lease, directory, find, lock, names, this_process, write
@@ -195,17 +195,17 @@ def _turn(state: Path, name: str, *, reporter: Reporter, is_patient: bool) -> It
     def hear(_holder: str) -> None:
         reporter.note(f"another golden is filling the pool of {name}")
 
-    locks, what = state / "clones" / ".locks", f"the pool of '{name}'"
+    folder, what = state / "clones" / ".locks", f"the pool of '{name}'"
     with contextlib.ExitStack() as working:
         with contextlib.ExitStack() as queueing:
             try:
                 queueing.enter_context(
-                    store.lock(locks / f".pool-{name}.next", what=what, waiting=hear if is_patient else None)
+                    locks.lock(folder / f".pool-{name}.next", what=what, waiting=hear if is_patient else None)
                 )
             except HostError:
                 yield False
                 return
-            working.enter_context(store.lock(locks / f".pool-{name}", what=what, waiting=hear))
+            working.enter_context(locks.lock(folder / f".pool-{name}", what=what, waiting=hear))
         yield True
 
 

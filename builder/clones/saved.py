@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder import store
+from builder import locks
 from builder.clones import agent
 from builder.clones.leases import Lease, Pin
 from builder.errors import ToolError, VerifyError
@@ -154,14 +154,14 @@ def all_saved(state: Path) -> Iterator[tuple[Path, Saved]]:
 
 def lock(state: Path, key: str) -> contextlib.AbstractContextManager[None]:
     """Held while the memory is made, and while its file is given a definition and restored."""
-    return store.lock(
+    return locks.lock(
         state / "clones" / ".locks" / f".warm-{key}", what="the saved memory", waiting=lambda _holder: None
     )
 
 
 def free(state: Path, key: str) -> contextlib.AbstractContextManager[None]:
     """As `lock`. Raises HostError if another golden holds it."""
-    return store.lock(state / "clones" / ".locks" / f".warm-{key}", what="the saved memory")
+    return locks.lock(state / "clones" / ".locks" / f".warm-{key}", what="the saved memory")
 
 
 def resume(saved: Saved, place: Path, machine: Machine, *, connection: Connection) -> None:

@@ -18,13 +18,14 @@ from typing import Literal
 
 from builder import faults, private_keys
 from builder.errors import ConfigError, VerifyError
+from builder.locks import lock
 from builder.model import Build, Frozen, ImageId
 from builder.package import provenance
 from builder.package.provenance import COMPANIONS
 from builder.package.spec import FOLDER, RELEASE, image_package, name_prefix, render_spec
 from builder.progress import Reporter
 from builder.run import printable
-from builder.store import Store, lock, sync_directory, verify_digest, write_atomically
+from builder.store import Store, sync_directory, verify_digest, write_atomically
 from builder.tools import rpm
 from builder.tools.openpgp import Signer
 

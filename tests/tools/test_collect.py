@@ -11,10 +11,11 @@ from builder.channels import Collected, check, collect, promote, publish
 from builder.channels import compose as composes
 from builder.channels.sets import members
 from builder.errors import HostError
+from builder.locks import lock
 from builder.progress import Reporter
 from builder.publication import Retention, Rule
 from builder.run import query
-from builder.store import Store, lock
+from builder.store import Store
 from builder.tools import createrepo
 from builder.tools.openpgp import Signer
 from tests.builds import TREE, add_build, add_chain, verify_builds

@@ -23,13 +23,14 @@ from builder import config, night, nights, promises, verdicts
 from builder.cli import golden
 from builder.decision import Decision
 from builder.errors import HostError
+from builder.locks import lock
 from builder.model import Build, ImageId
 from builder.night import Settings
 from builder.nights import Night
 from builder.plan import Planned
 from builder.progress import Reporter
 from builder.run import Argv, run
-from builder.store import Store, lock, write_atomically
+from builder.store import Store, write_atomically
 from tests.builds import make_build
 
 TOP = Path(__file__).parents[2]

@@ -11,9 +11,10 @@ from builder.channels import check, promote, rollback
 from builder.channels import compose as composes
 from builder.channels.promotion import Promotion
 from builder.errors import ConfigError, HostError, VerifyError
+from builder.locks import lock
 from builder.model import Build
 from builder.publication import Signing
-from builder.store import Store, lock
+from builder.store import Store
 from builder.tools import createrepo, openpgp
 from tests.builds import add_build, add_chain, verify_builds
 from tests.tools.conftest import Publisher

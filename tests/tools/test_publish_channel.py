@@ -11,10 +11,11 @@ import pytest
 from builder.channels import Checked, Published, check, publication, publish
 from builder.channels import compose as composes
 from builder.errors import HostError, VerifyError
+from builder.locks import lock
 from builder.model import Build
 from builder.package import package
 from builder.progress import Reporter
-from builder.store import Store, lock, sha256
+from builder.store import Store, sha256
 from builder.tools import createrepo
 from builder.tools.openpgp import Signer
 from tests.builds import add_chain

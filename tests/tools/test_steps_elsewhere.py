@@ -26,11 +26,12 @@ from builder.checks import Check
 from builder.cli import golden
 from builder.decision import Decision
 from builder.errors import ConfigError, GoldenError, VerifyError
+from builder.locks import lock
 from builder.model import Build, Project
 from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.publication import Signing
-from builder.store import Store, lock, sha256, write_atomically
+from builder.store import Store, sha256, write_atomically
 from builder.tools.openpgp import Signer
 from tests.builds import add_build, add_chain, verify_builds
 from tests.clients import Client

@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
             "bisection",
             "admission",
             "faults",
+            "locks",
         ],
         0,
     ),

@@ -13,8 +13,9 @@ import pytest
 
 from builder.digests import Artifacts, remembered_sha256
 from builder.errors import ConfigError, HostError, VerifyError
+from builder.locks import lock
 from builder.model import Build, ImageId
-from builder.store import Store, is_stem_of, lock, read_build, sha256, write_atomically
+from builder.store import Store, is_stem_of, read_build, sha256, write_atomically
 from tests.builds import make_build
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
