@@ -112,7 +112,9 @@ class _Starter:
         self._lease = self._lease.model_copy(update={"pins": memory.pins, "warm": memory.circumstances.key})
         # The lease before the overlay, here too: from now on the saved disk is in use.
         write(self._lease, self._place)
-        lay_overlay(self._place, memory.pins[0].path, [pin.path for pin in memory.pins])
+        empty = memory_place / saved.EMPTY
+        files = [pin.path for pin in memory.pins]
+        lay_overlay(self._place, files[0], files, like=empty if memory.is_mapped else None)
 
         def resume(lease: Lease) -> None:
             self._define(lease)
