@@ -54,8 +54,19 @@ def target(lease: Lease, *, connection: Connection, key: Path | None = None) -> 
     return ssh.Target(port=lease.ssh_port, host=addresses[0], key=key)
 
 
-def wait(lease: Lease, *, state: Path, connection: Connection, timeout_s: float, note: Callable[[str], None]) -> float:
-    """Seconds until SSH answered. The log goes with the clone, so an error quotes the console's end."""
+def wait(
+    lease: Lease,
+    *,
+    state: Path,
+    connection: Connection,
+    timeout_s: float,
+    note: Callable[[str], None],
+    is_up: bool = False,
+) -> float:
+    """Seconds until SSH answered. The log goes with the clone, so an error quotes the console's end.
+
+    is_up: as in `ssh.wait_until_answers`: it has just gone on from memory, or waited in a pool.
+    """
     if lease.key is None:
         raise ConfigError("waiting for SSH needs a key", try_next="--key FILE, or --no-wait")
     begin, domain, console = time.monotonic(), running(lease, connection), Console(console_log(state, lease.name))
@@ -75,6 +86,7 @@ def wait(lease: Lease, *, state: Path, connection: Connection, timeout_s: float,
             timeout_s=max(0.0, timeout_s - (time.monotonic() - begin)),
             is_alive=is_alive,
             note=note,
+            is_up=is_up,
         )
     except ToolError as error:
         console.poll()

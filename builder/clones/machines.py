@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder.clones import pins, ready, saved
@@ -120,9 +121,11 @@ class _Starter:
             self._define(lease)
             saved.resume(memory, memory_place, self._resumed(lease), connection=self._connection)
 
-        with self._reserved(), saved.lock(self._state, memory.circumstances.key):
-            self._with_ports(resume)
-        saved.renew(self._lease, memory, self._resumed(self._lease))
+        with ThreadPoolExecutor(1) as beside:
+            keys = beside.submit(saved.host_keys)
+            with self._reserved(), saved.lock(self._state, memory.circumstances.key):
+                self._with_ports(resume)
+            saved.renew(self._lease, memory, self._resumed(self._lease), host_keys=keys.result())
         return self._lease
 
     def _resumed(self, lease: Lease) -> Machine:

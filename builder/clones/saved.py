@@ -45,6 +45,8 @@ MEMORY, DEVICES, DEFINITION, EMPTY = "memory", "devices", "machine.xml", "empty.
 RENEW_TIMEOUT_S = 60.0
 _ASK_AGAIN_S = 2.0
 
+HostKeys = dict[str, tuple[str, str]]
+
 
 class Circumstances(Frozen):
     """What a saved memory is good for, and nothing else. image: SHA-256 of the image's file. agent: of its text."""
@@ -217,17 +219,17 @@ def checksum(place: Path, *, is_mapped: bool) -> int:
     return saved_memory.checksum(place / MEMORY)
 
 
-def renew(lease: Lease, saved: Saved, machine: Machine) -> None:
+def renew(lease: Lease, saved: Saved, machine: Machine, *, host_keys: HostKeys) -> None:
     """Have the agent in the guest's memory make the guest another one. Raises ToolError."""
     if machine.renewal is None:
         raise ValueError("the machine has no second serial port")
     order = {
         "now": time.time(),
-        "entropy": base64.b64encode(secrets.token_bytes(256)).decode(),
+        "entropy": base64.b64encode(secrets.token_bytes(64)).decode(),
         "machine_id": uuid.uuid4().hex,
         "hostname": lease.name,
         "macs": {saved.mac: machine.mac},
-        "host_keys": host_keys(),
+        "host_keys": host_keys,
         "authorized_key": lease.authorized_key,
     }
     with _port(machine.renewal) as port:
@@ -241,8 +243,8 @@ def renew(lease: Lease, saved: Saved, machine: Machine) -> None:
         )
 
 
-def host_keys() -> dict[str, tuple[str, str]]:
-    """New host keys of the kinds that are made in no time; the guest takes those that it has a use for."""
+def host_keys() -> HostKeys:
+    """Kind -> private and public half, new, of the kinds made in no time; the guest takes what it has a use for."""
     found = {}
     with tempfile.TemporaryDirectory(prefix="golden-host-keys-") as folder:
         for kind in ("ed25519", "ecdsa"):
