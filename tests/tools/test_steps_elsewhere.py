@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +40,7 @@ from tests.builds import add_build, add_chain, verify_builds
 from tests.clients import Client
 from tests.tools.conftest import Publisher
 
+JENKINSFILE = Path(__file__).parents[2] / "ci/Jenkinsfile"
 WEB, DB = "sandbox-web", "sandbox-db"
 PROJECT = """
 [project]
@@ -405,6 +408,45 @@ def test_a_channel_that_was_tampered_with_is_not_built_on(site: Site) -> None:
         file.write_bytes(data)
     assert Maker.made == []
     assert site.store("one").builds() == []
+
+
+def commands_of_jenkins() -> list[tuple[str, str]]:
+    """Label of the agent, and command, in the order of ci/Jenkinsfile; those of the matrix once for each value."""
+    words = re.compile(r"label '(?P<label>[^']+)'|values (?P<values>'.*')|sh '(?P<sh>[^']+)'|(?P<end>stage\()")
+    found, label, values = [], "", ["no value"]
+    for word in words.finditer(JENKINSFILE.read_text()):
+        if word["label"]:
+            label = word["label"]
+        elif word["values"]:
+            values = re.findall(r"'([^']+)'", word["values"])
+        elif word["sh"]:
+            found += [
+                (label, word["sh"].replace("$IMAGE", value)) for value in (values if "$IMAGE" in word["sh"] else [""])
+            ]
+        else:
+            label = "none"
+    return found
+
+
+def test_the_night_of_ci_jenkinsfile_goes_through_as_it_is_written(site: Site) -> None:
+    """Its commands, each by an agent of its own or by the keeper; what stands on what is its business."""
+    tree = PROJECT.replace("sandbox", "rocky9").replace("rocky9.iso", "sandbox.iso").replace("top", "bootstrapped")
+    tree = tree.replace('parent = "rocky9-web"', 'parent = "rocky9-upgrade"')
+    (site.folder / "golden.toml").write_text(tree)
+    variables = {"CHANNEL": f"{site.url}/candidate", "DELIVER": str(site.drop), "DELIVERED": str(site.drop)}
+    commands = commands_of_jenkins()
+    for number, (label, command) in enumerate(commands):
+        program, *words = shlex.split(string.Template(command).substitute(variables))
+        state = {"golden": site.folder / f"agent {number}", "golden-keeper": site.keeper.state}[label]
+        assert program == "golden"
+        checked = site.golden(*words, state=state)
+    assert checked["packages"] == 2 * len(Maker.made) == 10  # what the last one says, of nightly
+    assert list(site.plan().values()) == ["reuse"] * 5
+    steps = [words.split()[2] for _, words in commands if words.startswith("golden step ")]
+    assert sorted(step.strip('"') for step in steps) == sorted(Maker.made)
+    # golden step has a policy of its own; a lost agent is what it cannot know of.
+    tries = re.findall(r"retry\((.*?)\) *[{}]", JENKINSFILE.read_text())
+    assert tries == ["count: 2, conditions: [agent(), nonresumable()]"] * 3
 
 
 MIRROR = "Error: Failed to download metadata for repo 'updates': Cannot download repomd.xml: All mirrors were tried"
