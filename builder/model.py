@@ -15,7 +15,7 @@ from builder.publication import Publication
 from builder.steps import Repos, Step
 
 # Image and package-repository names end up in file names, RPM names, domain names and URLs.
-NAME = re.compile(r"[a-z0-9]+([.-]?[a-z0-9]+)*")
+NAME = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 VERSION = re.compile(r"(?P<date>[0-9]{8})\.(?P<count>[1-9][0-9]*)")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
