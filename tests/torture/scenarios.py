@@ -20,6 +20,8 @@ from tests.torture.stage import Ended, Stage
 CLONE = "torture"
 _CREATE = ("clone", "create", CLONE, "--image", "sandbox-app", "--memory", "64 MiB", "--keep", "--no-wait")
 
+_WARM = ("clone", "warm", "sandbox-app", "--memory", "64 MiB")
+
 
 def _nothing(_stage: Stage) -> None:
     """The kept state is all that is needed."""
@@ -166,6 +168,13 @@ def cloned(stage: Stage) -> Any:
     }
 
 
+def warmed(stage: Stage) -> Any:
+    """Whether memory is saved; every byte of it, and of all else, is read."""
+    stage.ok("doctor", "--deep")
+    places = sorted(path.name for path in (stage.state / "clones/.warm").glob("*") if path.is_dir())
+    return {"saved": len(places), "rests": [it for it in places if it.startswith(".")], "domains": world.domains()}
+
+
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
@@ -184,6 +193,10 @@ def _is_back(ended: Ended) -> bool:
 
 def _with_clone(stage: Stage) -> None:
     stage.ok(*_CREATE)
+
+
+def _with_memory(stage: Stage) -> None:
+    stage.ok(*_WARM)
 
 
 def _with_snapshot(stage: Stage) -> None:
@@ -263,6 +276,18 @@ SCENARIOS = (
         "built",
         _CREATE,
         cloned,
+        clears=_GC,
+        is_done=_is_there,
+        undo=("clone", "destroy", CLONE),
+        has_machines=True,
+    ),
+    Scenario("save memory", "built", _WARM, warmed, clears=_GC, has_machines=True),
+    Scenario(
+        "go on from memory",
+        "built",
+        _CREATE,
+        cloned,
+        before=_with_memory,
         clears=_GC,
         is_done=_is_there,
         undo=("clone", "destroy", CLONE),
