@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from builder import cli, config, faults
+from builder import cli, config, faults, promises, verdicts
+from builder.clones import saved, warm
 from builder.decision import Decision
 from builder.store import Store, write_atomically
 from builder.tools import guestfs, ssh
-from tests.builds import add_build, verify_builds
+from tests.builds import add_build
 from tests.tools.test_resume_build import APPLIANCE
 from tests.torture.world import Upstream
 
@@ -196,6 +197,9 @@ class Stage:
         self._program("ssh", _SSH)
         # Nobody says its name at the port of a machine without an operating system.
         ssh.wait_until_answers = lambda *_, **__: 0.1  # type: ignore[assignment]
+        # Nor does anybody hear that it is another machine now: what goes on from memory boots in the end.
+        warm._Preparation._prepare_guest = lambda _self, _machine: None  # type: ignore[method-assign]
+        saved.RENEW_TIMEOUT_S = 0.5
 
     def _program(self, name: str, text: str) -> None:
         path = self.folder / "bin" / name
@@ -226,7 +230,29 @@ class Stage:
         write_atomically(self.store.facts(build), build.model_copy(update=update).model_dump_json(), mode=0o444)
 
     def verify_all(self) -> None:
-        verify_builds(self.store, *self.store.builds())
+        """As if a clone of each build had kept all promises."""
+        project = config.load(self.folder / "golden.toml")
+        for build in self.store.builds():
+            verdict = verdicts.Verdict(
+                image=build.image,
+                version=build.version,
+                sha256=build.id.sha256,
+                passed=True,
+                at="2024-11-21T11:00:00+00:00",
+                seconds=30,
+                boot_s=12,
+                accelerator="tcg",
+                promises=promises.promises(project, build.image).digest(),
+                tests=(verdicts.Check(name="no unit failed", result="passed"),),
+            )
+            verdicts.write(self.store, verdict, build)
+
+    def come_from_the_future(self) -> None:
+        """As if the clock had been more than a year ahead, and was set right."""
+        for path in self.state.rglob("*"):
+            if not path.is_symlink():
+                then = path.stat().st_mtime + 400 * 86400
+                os.utime(path, (then, then))
 
     def make_old(self) -> None:
         """Nothing of what there is stays for being young."""
