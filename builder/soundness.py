@@ -16,7 +16,7 @@ from builder.errors import GoldenError, VerifyError
 from builder.preflight import Finding
 from builder.progress import Reporter
 from builder.store import Store, read_build, sha256, verify_digest
-from builder.tools import rpm, saved_memory
+from builder.tools import package_cache, rpm, saved_memory
 from builder.tools.openpgp import Signer
 
 
@@ -121,4 +121,11 @@ def _cache(state: Path) -> Iterator[Finding]:
             state="fail",
             found=f"{entry.path} was changed after it was downloaded",
             remedy=f"rm -r {entry.path.parent}  and golden cache fetch",
+        )
+    for path in package_cache.damaged(state / "cache" / "packages"):
+        yield Finding(
+            check=f"package cache {path.name}",
+            state="fail",
+            found=f"{path} was changed after it was downloaded; the next build that wants it downloads it again",
+            remedy=f"rm {path}",
         )

@@ -108,17 +108,11 @@ class Domain:
             self._handle.shutdown()
 
     def addresses(self) -> list[str]:
-        """IPv4 addresses of the guest's cards, as libvirt's DHCP server or the host's neighbours know them."""
-        found: list[str] = []
-        for source in (
-            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
-            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
-        ):
-            with _asking(f"ask for the addresses of '{self.name}'"):
-                cards = self._handle.interfaceAddresses(source)
-            for card in cards.values():
-                found += [one["addr"] for one in card["addrs"] or () if one["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4]
-        return list(dict.fromkeys(found))
+        """IPv4 addresses of the guest's cards, as libvirt's DHCP servers gave them."""
+        with _asking(f"ask for the addresses of '{self.name}'"):
+            cards = self._handle.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
+        found = [one for card in cards.values() for one in card["addrs"] or ()]
+        return [one["addr"] for one in found if one["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4]
 
     def end_on_reboot(self) -> None:
         """From now on a guest that restarts is switched off instead; QEMU's -no-reboot, for a machine that runs."""

@@ -72,9 +72,10 @@ def info(path: Path) -> Info:
     )
 
 
-def chain(path: Path) -> list[Info]:
+def chain(path: Path, *, is_beside: bool = False) -> list[Info]:
     """The file, its backing file, … down to the base.
 
+    is_beside: an image's chain, which lies in one folder; an overlay names its image's file wherever that is.
     Walked here and not by `--backing-chain`, which opens whatever a crafted header names before anybody could look.
     Raises VerifyError on a backing file that is gone, not named as a plain file, or not said to be qcow2.
     """
@@ -84,6 +85,8 @@ def chain(path: Path) -> list[Info]:
         # "json:{…}" and "nbd://…" are names of block devices to QEMU. Source: QEMU, path_has_protocol.
         if ":" in (above.backing_name or "").split("/", 1)[0]:
             raise _unfit(above.path, f"its backing file is not a plain file: {above.backing_name}")
+        if is_beside and "/" in (above.backing_name or ""):
+            raise _unfit(above.path, f"its backing file is not one beside it: {above.backing_name}")
         if above.backing_format != "qcow2":
             raise _unfit(above.path, f"the format of its backing file is given as {above.backing_format}, not qcow2")
         if not backing.exists():
@@ -186,9 +189,7 @@ def alone(path: Path) -> int:
         raise _unfit(path, "it keeps its data in another file (data-file)")
     if crypt:
         raise _unfit(path, "it is encrypted")
-    if not 0 < size <= _LARGEST_BYTES or size % 512:
-        raise _unfit(path, f"its virtual size makes no sense: {size} bytes")
-    return int(size)
+    return _sane_size(path, size)
 
 
 def check_argv(path: Path) -> run.Argv:
@@ -342,7 +343,8 @@ class _Progress:
 def _refuse_foreign(path: Path) -> None:
     """A qcow2 may name another file that holds its data, and qemu-img opens that: so it is seen to before qemu-img.
 
-    A guest that writes a raw disk can make it look like such a file, which is why `-f qcow2` is given as well.
+    So is the size, which its overlays take over. A guest that writes a raw disk can make it look like such a file,
+    which is why `-f qcow2` is given as well.
     """
     header = _header(path)
     version, features = struct.unpack_from(">I", header, 4)[0], struct.unpack_from(">Q", header, 72)[0]
@@ -350,6 +352,13 @@ def _refuse_foreign(path: Path) -> None:
         raise _unfit(path, f"it is qcow2 version {version}; golden uses version 3")
     if features & _EXTERNAL_DATA_FILE:
         raise _unfit(path, "it keeps its data in another file (data-file)")
+    _sane_size(path, struct.unpack_from(">Q", header, 24)[0])
+
+
+def _sane_size(path: Path, size_bytes: int) -> int:
+    if not 0 < size_bytes <= _LARGEST_BYTES or size_bytes % 512:
+        raise _unfit(path, f"its virtual size makes no sense: {size_bytes} bytes")
+    return size_bytes
 
 
 def _header(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder import run
-from builder.errors import ToolError
+from builder.errors import ConfigError, ToolError
 from builder.model import Frozen
 
 _POLL_S = 0.2
@@ -47,6 +47,25 @@ class Target(Frozen):
     user: str = "root"
 
 
+def identity(key: Path) -> list[str | Path]:
+    """The words that name a private key. `-i FILE`, as people write it, unless ssh would take that for another one."""
+    return ["-i", key] if quoted(key) == str(key) else ["-o", f'IdentityFile="{quoted(key)}"']
+
+
+def quoted(key: Path) -> str:
+    """A key's path as ssh's configuration has it between quotation marks: `%` begins a token there, `\\` quotes.
+
+    Raises ConfigError on `${`, which nothing quotes. Source: ssh_config(5), IdentityFile, TOKENS; readconf.c; tried.
+    """
+    text = str(key)
+    if "${" in text or not text.isprintable():
+        raise ConfigError(
+            f"ssh cannot be told of a key with this path: {text!r}",
+            try_next="have the project and its key in a folder without '${' and line breaks in its name",
+        )
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
 def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]:
     """The argv for `remote`, a command and its words, or for a login if there is none.
 
@@ -59,8 +78,7 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
         "/dev/null",
         "-p",
         str(target.port),
-        "-i",
-        target.key,
+        *identity(target.key),
         *(word for option in OPTIONS for word in ("-o", option)),
     ]
     if tty:
@@ -83,8 +101,7 @@ def copy_command(
         "/dev/null",
         "-P",
         str(target.port),
-        "-i",
-        target.key,
+        *identity(target.key),
         *(word for option in OPTIONS for word in ("-o", option)),
     ]
     argv += ["-r", "-p", "--"]

@@ -45,6 +45,11 @@ class Scenario:
     undo: tuple[str, ...] = ()
     has_machines: bool = False
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of golden itself: the project, where it is another one."""
+        return self.words[:2] if self.words[0] == "--file" else ()
+
 
 # --- results
 
@@ -53,6 +58,34 @@ def built(stage: Stage) -> Any:
     """Contents of the builds, whether the plan has nothing left to do, and what should not be there."""
     plan = {it["image"]: it["action"] for it in stage.ok("plan", "--json").json}
     return {"builds": sorted(stage.builds().values()), "plan": plan, "half-made": stage.half_made()}
+
+
+def built_online(stage: Stage) -> Any:
+    """As `built`, and no machine is left of it."""
+    return {**built(stage), "domains": world.domains()}
+
+
+def built_with_packages(stage: Stage) -> Any:
+    """As `built`, and what the package cache keeps is what the mirror has; the digests beside say so, too."""
+    cache = stage.state / "cache/packages"
+    kept = {path.name: sha256(path) for path in sorted(cache.rglob("[!.]*")) if path.is_file()}
+    for name, digest in kept.items():
+        (facts,) = cache.rglob(f".{name}.json")
+        assert json.loads(facts.read_text())["sha256"] == digest, name
+    return {**built(stage), "cache": kept}
+
+
+def fetched(stage: Stage) -> Any:
+    """What the cache holds; each file is read by golden, too."""
+    cache = stage.state / "cache"
+    found = {
+        path.name: sha256(path)
+        for name in ("files", "partial")
+        for path in (cache / name).rglob("[!.]*")
+        if path.is_file()
+    }
+    stage.ok("doctor", "--deep")
+    return {"files": found, "listed": [it["state"] for it in stage.ok("cache", "list", "--json").json]}
 
 
 def built_on(stage: Stage) -> Any:
@@ -175,6 +208,20 @@ SHORT = ("build", "package", "publish more", "create a clone")
 SCENARIOS = (
     Scenario("build", "base", ("build", "sandbox-app"), built),
     Scenario("build on", "more", ("build", "sandbox-app", "--rebuild"), built_on),
+    Scenario(
+        "build online",
+        "built",
+        ("--file", "{folder}/online.toml", "build", "sandbox-online"),
+        built_online,
+        has_machines=True,
+    ),
+    Scenario(
+        "build with packages",
+        "built",
+        ("--file", "{folder}/remote.toml", "build", "sandbox-more"),
+        built_with_packages,
+    ),
+    Scenario("download", "base", ("--file", "{folder}/remote.toml", "cache", "fetch", "remote-base"), fetched),
     Scenario("flatten", "built", ("flatten", "sandbox-app"), built),
     Scenario("package", "built", ("package", "sandbox-app"), packaged),
     Scenario("publish", "packaged", ("publish", "sandbox-app"), published, afterwards=_COLLECT),
