@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import createrepo_c
-import requests
 from univers.versions import RpmVersion
 
 from builder import packages
@@ -20,10 +19,10 @@ from builder.model import NAME, Frozen, Image
 from builder.private import MARK
 from builder.steps import ARTIFACTS, Artifact, Artifacts
 from builder.store import sha256
-from builder.tools import createrepo, rpm
+from builder.tools import createrepo, download, rpm
+from builder.tools.download import Patience
 
-_FETCH_TIMEOUT_S = 60
-_CHUNK_BYTES = 1024 * 1024
+_PATIENCE = Patience(tries=3)
 # So many packages are named in the description of a leaf.
 _NAMED = 5
 _DEBUG = ("-debuginfo", "-debugsource")
@@ -208,15 +207,16 @@ def _fetch(url: str, target: Path, *, note: Callable[[str], None]) -> None:
     if target.exists():
         raise ConfigError(f"{target.name} was given twice")
     note(f"fetching {url}")
+    facts = target.with_name(f"{target.name}.json")
     try:
-        with requests.get(url, timeout=_FETCH_TIMEOUT_S, stream=True) as answer:
-            answer.raise_for_status()
-            with target.open("wb") as stream:
-                for chunk in answer.iter_content(_CHUNK_BYTES):
-                    stream.write(chunk)
-    except requests.RequestException as error:
+        download.fetch(url, target, patience=_PATIENCE, note=note)
+    except ToolError as error:
         target.unlink(missing_ok=True)
-        raise ToolError("could not fetch a package", details=[("address", url), ("reason", str(error))]) from error
+        raise ToolError(
+            "could not fetch a package", details=[("address", download.shown(url)), *error.details]
+        ) from error
+    finally:
+        facts.unlink(missing_ok=True)
 
 
 def _read(path: Path, guest: _Guest) -> Artifact:

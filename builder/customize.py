@@ -30,7 +30,7 @@ from builder.steps import (
     Write,
     name_of,
 )
-from builder.tools import input_disk, scratch_disk
+from builder.tools import input_disk, lent_repositories, scratch_disk
 from builder.tools.guestfs import Operation
 
 CACHE_END = "cache-end"
@@ -93,7 +93,8 @@ def dnf_command(repositories: Sequence[Repository]) -> str:
     if any(not repository.is_extra for repository in repositories):
         words += ["--disablerepo=*", "--enablerepo=golden-*"]
     if repositories:
-        words.append("--setopt=golden-*.gpgcheck=0")
+        # A package comes out of this host's cache once that has all of it, which takes as long as the mirror does.
+        words += ["--setopt=golden-*.gpgcheck=0", f"--setopt=golden-*.timeout={lent_repositories.PATIENCE_S}"]
     for repository in repositories:
         words.append(f"--repofrompath=golden-{repository.name},{repository.location}")
     return shlex.join(words)

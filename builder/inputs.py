@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-import requests
 from pydantic import Field
 
 from builder import bases, importing, install, trees
@@ -20,10 +19,9 @@ from builder.last_seen import last_seen, remember
 from builder.media import Repository, Source
 from builder.model import Frozen, Image, Project
 from builder.steps import ARTIFACTS, Run, Sparrowdo, Step
-from builder.tools import kickstart
-from builder.tools.download import shown
+from builder.tools import download, kickstart
 
-_FETCH_TIMEOUT_S = 30
+_FETCH_LIMIT_S = 30
 _FETCHES_AT_ONCE = 8
 
 # In place of the address of a tree that golden serves itself, which is another one each time.
@@ -82,7 +80,7 @@ class Repositories:
         return self._known[repository.location]
 
     def _ask(self, repository: Repository) -> Repomd:
-        address = shown(repository.location)
+        address = download.shown(repository.location)
         try:
             text = repomd(repository)
         except ToolError:
@@ -282,14 +280,12 @@ def repomd(repository: Repository) -> str:
         return path.read_text(encoding="utf-8")
     url = f"{repository.location.rstrip('/')}/repodata/repomd.xml"
     try:
-        answer = requests.get(url, timeout=_FETCH_TIMEOUT_S)
-        answer.raise_for_status()
-    except requests.RequestException as error:
+        return download.text(url, limit_s=_FETCH_LIMIT_S)
+    except ToolError as error:
         raise ToolError(
             f"could not read the package repository '{repository.name}'",
-            details=[("address", shown(url)), ("reason", str(error).replace(url, shown(url)))],
+            details=[("address", download.shown(url)), *error.details],
         ) from error
-    return answer.text
 
 
 def _made(repomd: str) -> str:

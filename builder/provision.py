@@ -302,7 +302,9 @@ class _Guest:
         return self._logs / f"{name_of(number, step)}.log"
 
     def power_off(self) -> None:
+        """What the steps did is on the disk before: a machine that was killed then looks like one that is off."""
         self._note("shutting down")
+        self.write_out()
         run.run(
             ssh.command(self._target, *POWER_OFF),
             why="shut the guest down from inside",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from builder.tools.webserver import listening
 
 
 @dataclass
@@ -81,6 +84,27 @@ def mirror() -> Iterator[Mirror]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextlib.contextmanager
+def dripping() -> Iterator[str]:
+    """The address of a server whose every file comes a byte at a time, each of them in time, for years."""
+
+    class Drip(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.002)
+
+    with listening(Drip, what="a drip") as server:
+        yield server.url
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -20,6 +20,7 @@ from builder.units import format_bytes, format_seconds
 
 _BLOCK_BYTES = 256 * 1024
 _LEAST_BLOCK_BYTES = 16
+_MOST_TEXT_BYTES = 16 * 1024 * 1024
 _NOTE_EVERY_S = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (?P<begin>[0-9]+)-[0-9]+/(?P<total>[0-9]+|\*)")
 
@@ -31,7 +32,8 @@ class Patience(Frozen):
     """connect_s, read_s: seconds for a connection, and for the next byte on it. tries: in a row that bring no new byte.
 
     pause_s: before the second of them; each further pause is twice as long. least_bytes_s: bytes a second, for read_s;
-    a server that is slower does not count as bringing anything: it could go on for years.
+    a server that is slower does not count as bringing anything: it could go on for years. most_s: seconds for one try
+    in all, however much it brings; None for files of any size.
     """
 
     connect_s: float = 20
@@ -39,6 +41,7 @@ class Patience(Frozen):
     tries: int = 5
     pause_s: float = 1
     least_bytes_s: float = 512
+    most_s: float | None = None
 
 
 class Validators(Frozen):
@@ -64,8 +67,8 @@ class _Passing(Exception):
     """A failure that may be over at the next try; its text is the reason."""
 
 
-class _Slow(_Passing):
-    """It brings something, but so little that it will never end."""
+class Slow(_Passing):
+    """It brings something, but so little that it will never end, or not in the time that there is."""
 
 
 def shown(url: str) -> str:
@@ -91,6 +94,44 @@ def fetch(
     return _Download(url, part, unless=unless, patience=patience or Patience(), note=note).run()
 
 
+def text(url: str, *, limit_s: float, most_bytes: int = _MOST_TEXT_BYTES) -> str:
+    """A small file in UTF-8, by one request. limit_s: seconds for its connection, its next byte, and all of it.
+
+    Raises ToolError: the server, the network, or a file that is not small.
+    """
+    patience, found = Patience(read_s=limit_s, most_s=limit_s), bytearray()
+    try:
+        with requests.get(url, stream=True, timeout=limit_s) as answer:
+            answer.raise_for_status()
+            for block in blocks(answer, patience):
+                found += block
+                if len(found) > most_bytes:
+                    raise Slow(f"it is larger than {format_bytes(most_bytes)}")
+    except (requests.RequestException, Slow) as error:
+        details = [("reason", str(error).replace(url, shown(url)))]
+        raise ToolError(f"could not download {shown(url)}", details=details) from error
+    return found.decode(errors="replace")
+
+
+def blocks(answer: requests.Response, patience: Patience) -> Iterator[bytes]:
+    """The body of an answer that was asked for as a stream. Raises Slow.
+
+    Small blocks first, each as large as all before it: one that never gets full would hide how slow it is.
+    """
+    size, count, total = _LEAST_BLOCK_BYTES, 0, 0
+    begin = since = time.monotonic()
+    while block := next(answer.iter_content(size), b""):
+        yield block
+        count, total, now = count + len(block), total + len(block), time.monotonic()
+        if now - since >= patience.read_s:
+            if count < patience.least_bytes_s * (now - since):
+                raise Slow(f"it brought {format_bytes(count)} in {format_seconds(now - since)}")
+            since, count = now, 0
+        if patience.most_s is not None and now - begin >= patience.most_s:
+            raise Slow(f"it was not over after {format_seconds(now - begin)}")
+        size = max(size, min(total, _BLOCK_BYTES))
+
+
 class _Download:
     def __init__(
         self, url: str, part: Path, *, unless: Validators | None, patience: Patience, note: Callable[[str], None]
@@ -107,7 +148,7 @@ class _Download:
             try:
                 return self._try()
             except _Passing as failure:
-                if self._size() > best and not isinstance(failure, _Slow):
+                if self._size() > best and not isinstance(failure, Slow):
                     best, reasons = self._size(), []
                 reasons.append(str(failure))
             except OSError as error:
@@ -191,24 +232,12 @@ class _Download:
         total = self.begun.total_bytes
         progress = _Progress(self.note, offset=offset, total=total)
         with self.part.open("ab") as stream:
-            for block in self._blocks(answer):
+            for block in blocks(answer, self.patience):
                 stream.write(block)
                 progress.add(len(block))
         if total is not None and self._size() != total:
             raise _Passing(f"the connection ended after {self._size()} of {total} bytes")
         return self.begun.validators
-
-    def _blocks(self, answer: requests.Response) -> Iterator[bytes]:
-        """Small ones first, each as large as all before it: one that never gets full would hide how slow it is."""
-        size, begin, count = _LEAST_BLOCK_BYTES, time.monotonic(), 0
-        while block := next(answer.iter_content(size), b""):
-            yield block
-            count, seconds = count + len(block), time.monotonic() - begin
-            if seconds >= self.patience.read_s:
-                if count < self.patience.least_bytes_s * seconds:
-                    raise _Slow(f"it brought {format_bytes(count)} in {format_seconds(seconds)}")
-                begin, count = time.monotonic(), 0
-            size = max(size, min(count, _BLOCK_BYTES))
 
     def _need_room(self, total: int | None, offset: int) -> None:
         free = shutil.disk_usage(self.part.parent).free

@@ -16,6 +16,10 @@ _FOLDER = "/etc/distro.repos.d"
 # Below 1000, which a repository has that says nothing.
 _COST = 100
 
+# Seconds in which nothing may come: a little more than the host's cache gives the mirror for one file, as nobody is to
+# give up before it does. Source: dnf.conf(5), "timeout"; builder/tools/package_cache.py.
+PATIENCE_S = 4000
+
 # For the seal: what is in memory went with the guest, the folder stayed.
 FORGET = f"""\
 if [ -d {_FOLDER} ] && ! rpm -qf --quiet {_FOLDER}; then rmdir --ignore-fail-on-non-empty {_FOLDER}; fi
@@ -28,7 +32,7 @@ def text(repositories: Sequence[Repository]) -> str:
         f"[golden-{repository.name}]\n"
         f"name=golden's {repository.name}, while the image is built\n"
         f"baseurl={repository.location}\n"
-        f"cost={_COST}\ngpgcheck=0\nrepo_gpgcheck=0\nproxy=\nskip_if_unavailable=1\n"
+        f"cost={_COST}\ngpgcheck=0\nrepo_gpgcheck=0\nproxy=\ntimeout={PATIENCE_S}\nskip_if_unavailable=1\n"
         for repository in repositories
     )
 

@@ -32,11 +32,13 @@ from pydantic import ValidationError
 
 from builder.frozen import Frozen
 from builder.store import sha256, write_atomically
+from builder.tools.download import Patience, Slow, blocks
 from builder.tools.webserver import Server, listening
 
 # A package that no build has asked for in this time is of a release that is over.
 _KEEP_S = 30 * 86400
-_TIMEOUT_S = 60
+# As dnf's own limits are, which cannot be asked of the upstream here; and an hour for one file. Source: dnf.conf(5).
+_PATIENCE = Patience(read_s=60, least_bytes_s=1000, most_s=3600)
 _CHUNK = 1024 * 1024
 _NAMED_BY_DIGEST = re.compile(r"[0-9a-f]{32,128}-.*")
 
@@ -51,20 +53,39 @@ class _Kept(Frozen):
 
 
 @contextlib.contextmanager
-def caching(upstream: str, *, cache: Path) -> Iterator[Server]:
+def caching(upstream: str, *, cache: Path, patience: Patience = _PATIENCE) -> Iterator[Server]:
     """Serve the repository at `upstream`, an http(s) URL, on loopback while the block runs.
 
     cache: shared by all builds of this host, at the same time too. Files unused for 30 days are removed from it.
     Raises HostError if no address can be had. What the upstream refuses, the client is refused with the same status;
-    an upstream that does not answer is a 502 that says so.
+    an upstream that does not answer, or not in the time of `patience`, is a 502 that says so.
     """
     name = re.sub(r"[^a-z0-9.]+", "-", upstream.lower()).strip("-")[-60:]
     folder = cache / f"{name}-{hashlib.sha256(upstream.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     _forget_unused(folder)
-    mirror = _Mirror(upstream.rstrip("/"), folder)
+    mirror = _Mirror(upstream.rstrip("/"), folder, patience)
     with listening(partial(_Handler, mirror), what=upstream) as server:
         yield server
+
+
+def damaged(cache: Path) -> list[Path]:
+    """The files that are not what came from their upstream; none of them is served."""
+    found = []
+    for facts in sorted(cache.glob("*/**/.*.json")):
+        file = facts.with_name(facts.name.removeprefix(".").removesuffix(".json"))
+        before = _text(facts)
+        # What is being stored anew has no facts meanwhile, or other ones.
+        if file.exists() and _read_kept(file) is None and before is not None and _text(facts) == before:
+            found.append(file)
+    return found
+
+
+def _text(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _forget_unused(folder: Path) -> None:
@@ -84,8 +105,9 @@ class _Refused(Exception):
 class _Mirror:
     """The repository and its folder; `get` is called from many threads."""
 
-    def __init__(self, upstream: str, folder: Path) -> None:
+    def __init__(self, upstream: str, folder: Path, patience: Patience) -> None:
         self._upstream = upstream
+        self._patience = patience
         self._folder = folder
         self._repomd = ""
         self._threads = threading.local()
@@ -118,7 +140,8 @@ class _Mirror:
             url = f"{self._upstream}/{quote(path)}"
             # identity: what is stored are the file's own bytes, not a transfer's.
             headers = {"Accept-Encoding": "identity", **conditions}
-            with self._session().get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
+            limits_s = (self._patience.connect_s, self._patience.read_s)
+            with self._session().get(url, headers=headers, stream=True, timeout=limits_s) as answer:
                 if answer.status_code == HTTPStatus.NOT_MODIFIED and kept:
                     found = kept.model_copy(update={"seen_with": self._repomd})
                 elif answer.status_code == HTTPStatus.OK:
@@ -127,6 +150,8 @@ class _Mirror:
                     raise _Refused(answer.status_code, f"{url} answers {answer.status_code}")
         except requests.RequestException as error:
             raise _Refused(HTTPStatus.BAD_GATEWAY, f"{self._upstream} does not answer: {error}") from error
+        except Slow as error:
+            raise _Refused(HTTPStatus.BAD_GATEWAY, f"{url} is too slow: {error}") from error
         write_atomically(_facts(file), found.model_dump_json())
         return found
 
@@ -136,7 +161,7 @@ class _Mirror:
         digest, length = hashlib.sha256(), 0
         try:
             with part.open("wb") as stream:
-                for chunk in answer.iter_content(_CHUNK):
+                for chunk in blocks(answer, self._patience):
                     stream.write(chunk)
                     digest.update(chunk)
                     length += len(chunk)

@@ -17,8 +17,10 @@ from builder.model import Image
 from builder.steps import ARTIFACTS
 from builder.store import Store
 from builder.tools import createrepo, rpm
+from builder.tools.download import Patience
 from builder.tools.webserver import serving
 from tests.builds import add_chain
+from tests.mirror import dripping
 from tests.rpms import make_rpm
 
 INSTALLED = ["tool-1-1.noarch", "library-1:1-1.x86_64", "bash-5-1.x86_64"]
@@ -116,6 +118,14 @@ def test_what_cannot_be_fetched(gather: Gather, tmp_path: Path) -> None:
         with pytest.raises(ToolError, match="could not fetch a package") as caught:
             gather(server.url)
         assert dict(caught.value.details)["address"].endswith("/repodata/repomd.xml")
+
+
+def test_a_server_that_drips_is_given_up(gather: Gather, monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = Patience(read_s=0.2, least_bytes_s=10**9, tries=2, pause_s=0.01)
+    monkeypatch.setattr("builder.artifacts._PATIENCE", patience)
+    with dripping() as url, pytest.raises(ToolError, match="could not fetch a package") as caught:
+        gather(f"{url}/tool.rpm")
+    assert dict(caught.value.details)["reason"].startswith("2 tries failed, the last one so: it brought ")
 
 
 def test_a_repository_whose_file_is_another_one(gather: Gather, tmp_path: Path) -> None:

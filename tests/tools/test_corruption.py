@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 from click.testing import CliRunner
 
 from builder import soundness
@@ -20,6 +21,8 @@ from builder.package import package
 from builder.preflight import Finding
 from builder.progress import Reporter
 from builder.store import Store, facts_text, sha256
+from builder.tools.package_cache import caching
+from builder.tools.webserver import serving
 from tests.builds import verify_builds
 from tests.tools.conftest import Publisher
 
@@ -161,6 +164,28 @@ def test_in_a_download(store: Store, looked: Look) -> None:
     flip(place / digest / "a.iso")
     (found,) = looked()
     assert (found.check, found.remedy) == ("cache a.iso", f"rm -r {place / digest}  and golden cache fetch")
+
+
+def test_in_the_package_cache(store: Store, looked: Look, tmp_path: Path) -> None:
+    """A build gets the mirror's bytes, downloaded again, and never what lies here."""
+    store.images.mkdir(parents=True)
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror/a.rpm").write_bytes(b"a package" * 1000)
+    (tmp_path / "mirror/repomd.xml").write_bytes(b"<repomd/>")
+    cache = store.state / "cache/packages"
+    with serving(tmp_path / "mirror") as mirror, caching(mirror.url, cache=cache) as served:
+
+        def asked() -> bytes:
+            return requests.get(f"{served.url}/a.rpm", timeout=30).content
+
+        whole = asked()
+        assert looked() == []
+        (file,) = cache.rglob("a.rpm")
+        flip(file)
+        (found,) = looked()
+        assert (found.check, found.remedy) == ("package cache a.rpm", f"rm {file}")
+        assert asked() == whole
+        assert looked() == []
 
 
 def test_the_command_tells_and_ends_with_5(store: Store, chain: dict[str, Build], tmp_path: Path) -> None:

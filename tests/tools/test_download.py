@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from builder.errors import HostError, ToolError
 from builder.tools import download
 from builder.tools.download import Patience, Validators
-from builder.tools.webserver import listening
-from tests.mirror import Mirror, mirror
+from tests.mirror import Mirror, dripping, mirror
 
 # Drops come after whole blocks: of one that is cut in the middle requests gives nothing.
 DATA = os.urandom(2 * 1024**2 + 17)
@@ -189,23 +184,37 @@ def test_names_and_passwords_in_addresses_are_not_shown() -> None:
 def test_a_server_that_drips_is_given_up(part: Path) -> None:
     """Each byte comes in time, and yet it would take years; that it brings something does not count."""
 
-    class Drip(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "1000000000")
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                while True:
-                    self.wfile.write(b"x")
-                    time.sleep(0.002)
-
-    with listening(Drip, what="a drip") as server, pytest.raises(ToolError) as caught:
+    with dripping() as url, pytest.raises(ToolError) as caught:
         patience = Patience(read_s=0.3, tries=2, pause_s=0.01, least_bytes_s=10**9)
-        download.fetch(f"{server.url}/x.iso", part, patience=patience, note=print)
+        download.fetch(f"{url}/x.iso", part, patience=patience, note=print)
     assert dict(caught.value.details)["reason"].startswith("2 tries failed, the last one so: it brought ")
+
+
+def test_what_comes_fast_enough_and_never_ends_is_given_up(part: Path) -> None:
+    with dripping() as url, pytest.raises(ToolError) as caught:
+        patience = Patience(read_s=0.3, tries=2, pause_s=0.01, least_bytes_s=0, most_s=0.5)
+        download.fetch(f"{url}/x.iso", part, patience=patience, note=print)
+    assert dict(caught.value.details)["reason"].startswith("2 tries failed, the last one so: it was not over after ")
+
+
+def test_a_small_file_has_a_limit_for_all_of_it_and_for_its_size(server: Mirror) -> None:
+    url = server.put("repomd.xml", b"<repomd/>" * 100)
+    assert download.text(url, limit_s=60) == "<repomd/>" * 100
+    with pytest.raises(ToolError, match="could not download") as large:
+        download.text(url, limit_s=60, most_bytes=899)
+    assert large.value.details == [("reason", "it is larger than 899 B")]
+    with dripping() as drip, pytest.raises(ToolError, match="could not download") as slow:
+        download.text(f"{drip}/repomd.xml", limit_s=0.3)
+    assert dict(slow.value.details)["reason"].startswith("it ")
+
+
+def test_a_small_file_of_a_silent_server_is_given_up(server: Mirror) -> None:
+    url = server.put("repomd.xml", b"<repomd/>")
+    server.hold.clear()
+    with pytest.raises(ToolError, match="could not download") as silent:
+        download.text(url, limit_s=0.2)
+    assert "timed out" in dict(silent.value.details)["reason"]
+    assert len(server.requests) == 1
 
 
 def test_without_a_name_service_the_tries_end(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,3 +227,6 @@ def test_without_a_name_service_the_tries_end(part: Path, monkeypatch: pytest.Mo
     reason = dict(caught.value.details)["reason"]
     assert reason.startswith("3 tries failed, the last one so: ")
     assert "Temporary failure in name resolution" in reason
+    with pytest.raises(ToolError, match=r"could not download http://mirror\.example/repomd\.xml") as one:
+        download.text("http://mirror.example/repomd.xml", limit_s=5)
+    assert "Temporary failure in name resolution" in dict(one.value.details)["reason"]

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from builder import inputs
 from builder.catalogue import catalogue
-from tests.mirror import Mirror, mirror
+from builder.errors import ToolError
+from builder.media import Repository
+from tests.mirror import Mirror, dripping, mirror
 
 NOWHERE = ("unshare", "--map-root-user", "--net")
 REPOMD = "<repomd><revision>1</revision></repomd>"
@@ -100,6 +103,15 @@ def test_a_build_does_not_go_by_what_was(project: Path) -> None:
         golden(project, "plan", "trial-web")
     ended = golden(project, "build", "--dry-run", "trial-web", inside=NOWHERE, expect=4)
     assert "could not read the package repository 'updates'\n" in ended.stderr
+
+
+def test_a_repository_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its repomd.xml comes in time byte for byte, and would come for years."""
+    monkeypatch.setattr(inputs, "_FETCH_LIMIT_S", 0.3)
+    with dripping() as url, pytest.raises(ToolError, match="could not read the package repository 'updates'") as caught:
+        inputs.repomd(Repository(name="updates", location=url))
+    assert caught.value.details[0] == ("address", f"{url}/repodata/repomd.xml")
+    assert caught.value.details[1][1].startswith("it ")
 
 
 def test_the_login_of_a_repository_is_not_said(project: Path) -> None:

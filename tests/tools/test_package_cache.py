@@ -21,8 +21,10 @@ from builder import mirrors, provision
 from builder.media import Repository
 from builder.run import query
 from builder.tools import guestfs, lent_repositories
+from builder.tools.download import Patience
 from builder.tools.package_cache import caching
 from builder.tools.webserver import Server, listening
+from tests.mirror import dripping
 
 
 @dataclass
@@ -148,6 +150,16 @@ def test_an_upstream_that_is_gone_is_named(tmp_path: Path, cache: Path) -> None:
         answer = requests.get(f"{server.url}/repodata/repomd.xml", timeout=20)
     assert answer.status_code == 502
     assert answer.reason.startswith(f"{gone.url} does not answer")
+
+
+@pytest.mark.parametrize("patience", [Patience(read_s=0.2, least_bytes_s=10**9), Patience(read_s=0.2, most_s=0.3)])
+def test_an_upstream_that_drips_is_given_up(cache: Path, patience: Patience) -> None:
+    """What comes is enough to keep a connection alive, and never a package; whoever waits for it is told."""
+    with dripping() as url, caching(url, cache=cache, patience=patience) as server:
+        answer = requests.get(f"{server.url}/{RPM}", timeout=60)
+    assert answer.status_code == 502
+    assert f"{url}/{RPM} is too slow: it " in answer.reason
+    assert [path for path in cache.rglob("*") if path.suffix in (".rpm", ".part")] == []
 
 
 def test_what_nobody_asked_for_in_a_month_is_removed(upstream: Upstream, cache: Path) -> None:

@@ -89,7 +89,8 @@ for last; do :; done
 case $last in
     *poweroff*) virsh -q -c qemu:///system destroy {domain} >/dev/null ;;
     *FAIL*) echo ran-and-failed >> {calls}; exit 1 ;;
-    sync) echo sync >> {calls} ;;
+    *VANISH*) virsh -q -c qemu:///system destroy {domain} >/dev/null ;;
+    sync) virsh -q -c qemu:///system domstate {domain} >/dev/null || exit 255; echo sync >> {calls} ;;
     *"echo "*) echo "$last" | sed -n "s/.*echo \\([0-9]*\\).*/\\1/p" >> {calls} ;;
 esac
 """
@@ -220,6 +221,13 @@ def test_before_the_first_step_is_the_parent(stage: Stage) -> None:
     assert stage.bytes(made, 1, 2) == [11, 12]
 
 
+def test_a_machine_that_dies_behind_its_last_step_is_not_one_that_was_switched_off(stage: Stage) -> None:
+    """What the guest had not written out yet would be missing, and nobody would have said so."""
+    with pytest.raises(ToolError, match="could not have the guest write out its disk"):
+        stage.build(Shell(commands=("VANISH",)))
+    assert [build.image for build in stage.store.builds()] == ["sandbox-base"]
+
+
 def test_an_online_step_that_failed_costs_that_step(stage: Stage) -> None:
     first, second, failing = (Shell(commands=(text,)) for text in ("echo 41", "echo 42", "FAIL"))
     with pytest.raises(ToolError) as failed:
@@ -233,7 +241,7 @@ def test_an_online_step_that_failed_costs_that_step(stage: Stage) -> None:
     assert {path.name for path in trail.work.glob("scratch*")} == {"scratch.raw"}
 
     made = stage.build(say(11), first, second, Shell(commands=("echo 43",)), resume=True)
-    assert (stage.folder / "calls").read_text().split() == ["43", "seal", "---"]
+    assert (stage.folder / "calls").read_text().split() == ["43", "sync", "seal", "---"]
     assert stage.bytes(made, 1) == [11]
     qemu_img.verify_chain(stage.store.qcow2(made), [stage.store.qcow2(stage.base)])
     assert not list(stage.store.work.iterdir())

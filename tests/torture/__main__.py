@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from tests.torture import world
-from tests.torture.campaign import KINDS, Campaign, table
+from tests.torture.campaign import KINDS, Campaign
+from tests.torture.report import section, table
 from tests.torture.scenarios import SCENARIOS, SHORT
 
 
@@ -20,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few places of each command, and no others")
     parser.add_argument("--rounds", type=int, default=10, help="times that each command is ended at random (10)")
+    parser.add_argument("--minutes", type=float, default=25, help="no trial begins later (25)")
     parser.add_argument("--seed", type=int, default=None, help="of what is random")
     parser.add_argument("--only", action="append", choices=[it.name for it in SCENARIOS], help="this command alone")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only faults at places, lacks, random ends")
@@ -32,7 +34,12 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="golden-torture-", dir="/var/tmp"))
     try:
         campaign = Campaign(
-            folder, random.Random(seed), kinds=words.kind or KINDS, is_short=words.short, rounds=words.rounds
+            folder,
+            random.Random(seed),
+            kinds=words.kind or KINDS,
+            is_short=words.short,
+            rounds=words.rounds,
+            limit_s=words.minutes * 60,
         )
         names = words.only or (SHORT if words.short else [it.name for it in SCENARIOS])
         report = campaign.carry_out([it for it in SCENARIOS if it.name in names])
@@ -40,7 +47,8 @@ def main() -> int:
         world.leave(folder)
         shutil.rmtree(folder, ignore_errors=True)
     if words.json:
-        words.json.write_text(json.dumps({"seed": seed, **report.as_json()}, indent=1) + "\n")
+        found = {**section(report, seed=seed, command="make torture"), "seed": seed, **report.as_json()}
+        words.json.write_text(json.dumps(found, indent=1) + "\n")
     print(f"seed {seed}\n{table(report)}")
     return 1 if report.failed else 0
 

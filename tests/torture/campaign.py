@@ -5,35 +5,30 @@ from __future__ import annotations
 import random
 import resource
 import signal
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from builder.channels import compose as composes
 from builder.units import KIB, MIB
 from tests.torture import scenarios, world
+from tests.torture.clients import Clients
+from tests.torture.report import Report, Trial
 from tests.torture.scenarios import Scenario
-from tests.torture.stage import Ended, Stage
+from tests.torture.stage import Blow, Ended, Stage
 
 # What becomes of golden by what happens to it: its exit code, or the signal that ended it.
-_ENDS = {"kill": {-9}, "term": {130}, "int": {130}, "hup": {130}}
+_ENDS = {"kill": {-9}, "reboot": {-9}, "term": {130}, "int": {130}, "hup": {130}}
 # A program's end, an error of the system, or libvirt's end is golden's to tell, or to do without.
 _TOLD = {0, 3, 4, 5}
 _SHORT = 2
+_WORDS = {"enospc": "no space left on device", "reboot": "the host rebooted"}
 KINDS = ("places", "lacks", "random")
 _BUG = "this is a bug in golden"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One command ended once. fault: as GOLDEN_FAULT has it, or "SIGNAL after N s". wrong: empty if it survived."""
-
-    scenario: str
-    fault: str
-    status: int | None
-    wrong: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,91 +40,96 @@ class Hardship:
     is_readonly: bool = False
     limits: Mapping[int, int] | None = None
     count: int = 1
+    is_from_future: bool = False
 
 
-@dataclass
-class Report:
-    trials: list[Trial] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def add(self, trial: Trial) -> None:
-        """And say so: a campaign takes a while."""
-        self.trials.append(trial)
-        print(f"{trial.scenario}: {trial.fault}: {'; '.join(trial.wrong) or 'survived'}", file=sys.stderr, flush=True)
-
-    @property
-    def failed(self) -> list[Trial]:
-        return [it for it in self.trials if it.wrong]
-
-    def places(self) -> set[str]:
-        return {it.fault.partition("#")[0].partition(":")[0] for it in self.trials if ":" in it.fault}
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "seconds": round(self.seconds, 1),
-            "tried": len(self.trials),
-            "survived": len(self.trials) - len(self.failed),
-            "places": sorted(self.places()),
-            "trials": [asdict(it) for it in self.trials],
-        }
+# A fault is a place's and what happens there, as GOLDEN_FAULT has it.
+Disturbance = str | Hardship | Blow
 
 
-def table(report: Report) -> str:
-    lines = [f"{'COMMAND':<18} {'TRIED':>6} {'SURVIVED':>9}"]
-    for name in dict.fromkeys(it.scenario for it in report.trials):
-        mine = [it for it in report.trials if it.scenario == name]
-        lines.append(f"{name:<18} {len(mine):>6} {sum(not it.wrong for it in mine):>9}")
-    for it in report.failed:
-        lines.append(f"\n{it.scenario}, {it.fault}, ended with {it.status}:")
-        lines += [f"  {text}" for text in it.wrong]
-    count = len(report.trials)
-    lines.append(
-        f"\n{count} trials at {len(report.places())} places in {report.seconds:.0f} s: "
-        f"{count - len(report.failed)} survived, {len(report.failed)} did not"
-    )
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class _Undisturbed:
+    """What a scenario comes to by itself. seconds: that it takes."""
+
+    scenario: Scenario
+    trace: Sequence[str]
+    result: Any
+    seconds: float
 
 
 class Campaign:
-    """folder: an empty one, which is mounted over. rounds: of ends at random times."""
+    """folder: an empty one, which is mounted over. rounds: of ends at random times. limit_s: no trial begins later."""
 
-    def __init__(self, folder: Path, dice: random.Random, *, kinds: Sequence[str], is_short: bool, rounds: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dice: random.Random,
+        *,
+        kinds: Sequence[str],
+        is_short: bool,
+        rounds: int,
+        limit_s: float,
+    ) -> None:
         world.furnish(folder)
         self._dice, self._kinds, self._is_short, self._rounds = dice, kinds, is_short, rounds
-        self._folder = folder
+        self._folder, self._limit_s = folder, limit_s
         self._libvirt = world.Libvirt(Path("/run/libvirtd.log"))
         self._libvirt.start()
         self._stage = Stage(folder)
+        self._clients = Clients(Path("/run"))
         self._mounts = _mounts()
 
     def carry_out(self, wanted: Sequence[Scenario]) -> Report:
+        """In an order that the dice say: what there is no time for is then of all commands alike."""
         report, begin = Report(), time.monotonic()
         scenarios.prepare(self._stage, {it.begin for it in wanted})
-        for scenario in wanted:
-            self._set_out(scenario)
-            started = time.monotonic()
-            trace = self._stage.trace(*scenarios.words(scenario, self._stage))
-            seconds = time.monotonic() - started
-            self._after(scenario)
-            expected = scenario.result(self._stage)
-            wanted = list(self._faults(scenario, trace)) if "places" in self._kinds else []
-            if self._is_short:
-                wanted = self._dice.sample(wanted, k=min(_SHORT, len(wanted)))
-            for fault in wanted:
-                report.add(self._try(scenario, expected, fault=fault))
-            for hardship in self._hardships(scenario) if "lacks" in self._kinds else []:
-                report.add(self._try(scenario, expected, hardship=hardship))
-            for _ in range(self._rounds if "random" in self._kinds and not self._is_short else 0):
-                report.add(self._try(scenario, expected, at_random_s=self._dice.uniform(0, seconds)))
+        known = [self._undisturbed(it) for it in wanted]
+        planned = [(it, disturbance) for it in known for disturbance in self._disturbances(it)]
+        self._dice.shuffle(planned)
+        report.planned = len(planned)
+        for undisturbed, disturbance in planned:
+            if time.monotonic() - begin > self._limit_s:
+                break
+            if (trial := self._try(undisturbed, disturbance)) is None:
+                report.missed += 1
+            else:
+                report.add(trial)
+        report.installations = self._clients.installations
         report.seconds = time.monotonic() - begin
         return report
 
+    def _undisturbed(self, scenario: Scenario) -> _Undisturbed:
+        self._set_out(scenario)
+        started = time.monotonic()
+        trace = self._stage.trace(*scenarios.words(scenario, self._stage))
+        seconds = time.monotonic() - started
+        self._after(scenario)
+        found = _Undisturbed(scenario, trace, scenario.result(self._stage), seconds)
+        if wrong := self._channels():
+            raise AssertionError(f"{scenario.name}, undisturbed: {wrong}")
+        return found
+
+    def _disturbances(self, it: _Undisturbed) -> list[Disturbance]:
+        places = list(self._faults(it.scenario, it.trace)) if "places" in self._kinds else []
+        if self._is_short:
+            places = self._dice.sample(places, k=min(_SHORT, len(places)))
+        lacks = self._hardships(it.scenario) if "lacks" in self._kinds else []
+        rounds = self._rounds if "random" in self._kinds and not self._is_short else 0
+        return [*places, *lacks, *(self._blow(it) for _ in range(rounds))]
+
     def _faults(self, scenario: Scenario, trace: Sequence[str]) -> Iterator[str]:
         """At each place that the command comes to, each time it comes there: SIGKILL and another fault."""
-        counts: dict[str, int] = {}
+        if not scenario.has_places:
+            return
+        counts: Counter[str] = Counter()
         for place in trace:
-            counts[place] = number = counts.get(place, 0) + 1
-            kinds = ["kill@child", "term@child"] if place.startswith("program.") else ["kill", "term", "int", "enospc"]
+            counts[place] += 1
+            number = counts[place]
+            kinds = (
+                ["kill@child", "term@child"]
+                if place.startswith("program.")
+                else ["kill", "term", "int", "enospc", "reboot"]
+            )
             if scenario.has_machines and not place.startswith("program."):
                 kinds.append("kill@libvirtd")
             if self._is_short or (place.startswith(("file.", "program.")) and number > 2):
@@ -139,18 +139,38 @@ class Campaign:
             for kind in kinds:
                 yield f"{place}#{number}:{kind}"
 
+    def _blow(self, it: _Undisturbed) -> Blow:
+        """At a random time: mostly for golden, else for a program of its, for libvirtd or for a machine's QEMU."""
+        whom = ["golden", "golden", "a program", *(["libvirtd", "QEMU"] if it.scenario.has_machines else [])]
+        name = self._dice.choice(whom)
+        signals = [signal.SIGKILL, signal.SIGTERM, *([signal.SIGINT] if name == "golden" else [])]
+        by = self._dice.choice(signals) if name in ("golden", "a program") else signal.SIGKILL
+        return Blow(self._dice.uniform(0, it.seconds), by, name, partial(self._victim, name))
+
+    def _victim(self, name: str, golden: int) -> int | None:
+        match name:
+            case "golden":
+                return golden
+            case "libvirtd":
+                return self._libvirt.pid
+            case "QEMU":
+                return next(iter(world.machines()), None)
+            case _:
+                return next(iter(world.below(golden)), None)
+
     def _hardships(self, scenario: Scenario) -> list[Hardship]:
         """What a command may lack; in a short campaign one of them."""
         found = [
             *(Hardship(f"{size // KIB} KiB of room", room_bytes=size) for size in (0, 64 * KIB, 256 * KIB, MIB)),
             # Where a machine runs, its disk is being written.
-            *([] if scenario.has_machines else [Hardship("a read-only store", is_readonly=True)]),
+            *([] if scenario.begins_running else [Hardship("a read-only store", is_readonly=True)]),
             *(
                 Hardship(f"files of {size // KIB} KiB", limits={resource.RLIMIT_FSIZE: size})
                 for size in (4 * KIB, 100 * KIB)
             ),
             *(Hardship(f"{count} open files", limits={resource.RLIMIT_NOFILE: count}) for count in (8, 16, 32)),
             *(Hardship(f"{count} at once", count=count) for count in (2, 5)),
+            Hardship("a clock that went back", is_from_future=True),
         ]
         return self._dice.sample(found, k=1) if self._is_short else found
 
@@ -162,6 +182,9 @@ class Campaign:
             return next((it for it in ended if it.status not in (0, 3) or _BUG in it.err), ended[0]), {0, 2, 3}
         if hardship.room_bytes is not None:
             world.leave_room(self._folder, hardship.room_bytes)
+        if hardship.is_from_future:
+            self._stage.come_from_the_future()
+            return self._stage.golden(*words), {0}
         if hardship.is_readonly:
             world.remount(self._folder, "ro")
         try:
@@ -182,39 +205,38 @@ class Campaign:
         for command in scenario.afterwards:
             self._stage.ok(*command)
 
-    def _try(
-        self,
-        scenario: Scenario,
-        expected: Any,
-        *,
-        fault: str | None = None,
-        at_random_s: float | None = None,
-        hardship: Hardship | None = None,
-    ) -> Trial:
+    def _try(self, it: _Undisturbed, disturbance: Disturbance) -> Trial | None:
+        """None if nothing happened: the command was over before the blow, or whom it was for was not there."""
+        scenario, begin = it.scenario, time.monotonic()
         self._set_out(scenario)
         words = scenarios.words(scenario, self._stage)
-        if hardship is not None:
-            said = hardship.name
-            first, expects = self._suffer(words, hardship)
-        elif at_random_s is None:
-            assert fault is not None
-            said, kind = fault, fault.rpartition(":")[2]
-            asked = fault.replace("@libvirtd", f"@{self._libvirt.pid}")
-            first = self._stage.golden(*words, fault=asked)
-            expects = _ENDS.get(kind, _TOLD)
-        else:
-            by = self._dice.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-            said = f"{by.name} after {at_random_s:.2f} s"
-            first = self._stage.golden(*words, at_random_s=at_random_s, by=by)
-            # It may have ended before, and the signal may come before golden takes heed of it.
-            expects = {0, -by, 130}
+        match disturbance:
+            case Hardship():
+                said, kind = disturbance.name, disturbance.name
+                first, expects = self._suffer(words, disturbance)
+            case Blow(by=by, name=name):
+                said = f"{by.name} for {name} after {disturbance.after_s:.2f} s"
+                kind = f"{by.name} for {name} at a random time"
+                first = self._stage.golden(*words, blow=disturbance)
+                # The signal may come before golden takes heed of it, or when it has nothing left to do.
+                expects = {0, -by, 130} if name == "golden" else _TOLD
+                if not first.was_struck:
+                    return None
+            case _:
+                said, what = disturbance, disturbance.rpartition(":")[2]
+                kind = _kind(disturbance)
+                asked = disturbance.replace("@libvirtd", f"@{self._libvirt.pid}").replace(":reboot", ":kill")
+                first = self._stage.golden(*words, fault=asked)
+                expects = _ENDS.get(what, _TOLD)
+                if what == "reboot":
+                    world.reboot(self._libvirt, self._stage.upstream.pid)
         wrong: list[str] = []
         try:
             wrong += self._look(first, expects)
-            wrong += self._again(scenario, words, expected)
+            wrong += self._again(scenario, words, it.result, was_rebooted=kind == _WORDS["reboot"])
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
-        return Trial(scenario.name, said, first.status, tuple(wrong))
+        return Trial(scenario.name, said, kind, first.status, tuple(wrong), time.monotonic() - begin)
 
     def _look(self, first: Ended, expects: set[int]) -> list[str]:
         """What is wrong right after the end."""
@@ -224,15 +246,23 @@ class Campaign:
         self._libvirt.start()
         wrong += self._ended(but=("gpg-agent",))  # the next command ends it
         wrong += [f"a mount is left: {it}" for it in _mounts() - self._mounts]
-        store = self._stage.store
-        for channel in sorted(path.parent.name for path in store.channels.glob("[!.]*/mirrorlist")):
-            check = self._stage.golden("repo", "check", "--channel", channel)
-            if check.status != 0:
-                wrong.append(f"the channel {channel} is not sound: {check.err}")
+        wrong += [f"a lock is left: {it}" for it in world.locks(self._folder)]
+        wrong += self._channels()
         listed = self._stage.golden("list")
         if listed.status != 0:
             wrong.append(f"golden list ends with {listed.status}: {listed.err}")
         self._stage.builds()
+        return wrong
+
+    def _channels(self) -> list[str]:
+        """What golden's own check and dnf say against them."""
+        wrong, channels = [], self._stage.store.channels
+        for channel in composes.names(channels):
+            check = self._stage.golden("repo", "check", "--channel", channel)
+            if check.status != 0:
+                wrong.append(f"the channel {channel} is not sound: {check.err}")
+            if (refusal := self._clients.refused(channels, channel)) is not None:
+                wrong.append(f"dnf and the channel {channel}: {refusal}")
         return wrong
 
     def _ended(self, *, but: tuple[str, ...] = ()) -> list[str]:
@@ -254,11 +284,11 @@ class Campaign:
         """Machines are no strays: what is told of those is told by libvirt."""
         return {
             pid: command
-            for pid, command in world.processes(self._libvirt).items()
+            for pid, command in world.processes(self._libvirt.pid, self._stage.upstream.pid).items()
             if "qemu-system" not in command.partition(" ")[0]
         }
 
-    def _again(self, scenario: Scenario, words: Sequence[str], expected: Any) -> list[str]:
+    def _again(self, scenario: Scenario, words: Sequence[str], expected: Any, *, was_rebooted: bool) -> list[str]:
         wrong = []
         for command in scenario.clears:
             self._stage.ok(*command)
@@ -270,12 +300,26 @@ class Campaign:
             wrong.append(f"the next run ended with {second.status}: {second.err[-1500:]}")
         self._after(scenario)
         wrong += self._ended()
+        wrong += self._channels()
         found = scenario.result(self._stage)
+        if found != expected and was_rebooted and scenario.begins_running:
+            # A machine that ran before is off, which it says.
+            found, expected = ({**it, "clones": [name for name, _ in it["clones"]]} for it in (found, expected))
         if found != expected:
             wrong += [
                 f"it is {_short(found[it])}, not {_short(expected[it])}, with {it}" for it in _unlike(found, expected)
             ]
         return wrong
+
+
+def _kind(fault: str) -> str:
+    """What happened, without where: "SIGKILL for golden"."""
+    place, _, what = fault.partition(":")
+    name, _, whom = what.partition("@")
+    if name in _WORDS:
+        return _WORDS[name]
+    program = place.removeprefix("program.").partition("#")[0]
+    return f"SIG{name.upper()} for {program if whom == 'child' else whom or 'golden'}"
 
 
 def _unlike(found: Any, expected: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,18 +13,21 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from builder import cli, config, faults
+from builder import cli, config, faults, promises, verdicts
+from builder.clones import saved, warm
 from builder.decision import Decision
 from builder.store import Store, write_atomically
-from tests.builds import add_build, verify_builds
+from builder.tools import guestfs, ssh
+from tests.builds import add_build
 from tests.tools.test_resume_build import APPLIANCE
+from tests.torture.world import Upstream
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 _DVD = bytes(16 * 2048) + b"\1CD001\1" + bytes(2048)
 
 PROJECT = """
@@ -48,15 +52,76 @@ LEAF = """
 parent = "sandbox-app"
 steps = [ { script = "golden.private/fix.sh" } ]
 """
+ONLINE = """
+[image.sandbox-online]
+parent = "sandbox-app"
+steps = [ { shell = "echo 41" }, { shell = "echo 42" } ]
+"""
+# What is downloaded: a DVD, and by builds, through the package cache, a package.
+REMOTE = """
+[distribution.remote]
+inherits = "el9"
+source = {{ dvd = "{url}/dvd.iso", sha256 = "{digest}" }}
+[image.remote-base]
+distribution = "remote"
+[distribution.sandbox.repositories]
+packages = "{url}"
+[image.sandbox-more]
+parent = "sandbox-app"
+steps = [ {{ install = ["a"] }} ]
+"""
+PACKAGE = "Packages/a-1-1.noarch.rpm"
+_UPSTREAM = {
+    "dvd.iso": _DVD + bytes(range(256)) * 4096 * 8,
+    "repodata/repomd.xml": b"<repomd><revision>1</revision></repomd>",
+    PACKAGE: b"a package" * 100_000,
+}
+
+# In the stand-in for virt-customize: what a guest's dnf would do. Source: builder/tools/guestfs.py, HOST.
+_FETCH = f"""\
+def fetch(text):
+    import hashlib, urllib.request
+    for port in set(re.findall(r"http://{re.escape(guestfs.HOST)}:([0-9]+)", text)):
+        for path, expected in {{expected!r}}.items():
+            address = f"http://127.0.0.1:{{{{port}}}}/{{{{path}}}}"
+            found = urllib.request.urlopen(address, timeout=30).read()
+            if hashlib.sha256(found).hexdigest() != expected:
+                quit(f"other bytes came of {{{{path}}}}")
+"""
+
+# In the place of a guest's: it says what it runs to nobody, and ends with its machine, as a connection to one does.
+_SSH = """\
+#!/bin/sh
+for last; do :; done
+[ "$last" = -V ] && exec /usr/bin/ssh -V
+name=$(virsh -q -c qemu:///system list --name | grep online) || exit 255
+case $last in
+    *poweroff*) virsh -q -c qemu:///system destroy "$name" >/dev/null ;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Blow:
+    """A signal at a time. after_s: seconds from the command's start. at: process of the command -> whose turn it is."""
+
+    after_s: float
+    by: signal.Signals
+    name: str
+    at: Callable[[int], int | None]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command of golden's ended. status: its exit code; below zero the signal that ended it."""
+    """How a command of golden's ended. status: its exit code; below zero the signal that ended it.
+
+    was_struck: the blow that was meant for it, or for another, came.
+    """
 
     status: int
     out: str
     err: str
+    was_struck: bool = False
 
     @property
     def json(self) -> Any:
@@ -100,6 +165,11 @@ class Stage:
         (folder / "sandbox.iso").write_bytes(_DVD)
         (folder / "golden.toml").write_text(PROJECT)
         (folder / "more.toml").write_text(PROJECT + LEAF)
+        (folder / "online.toml").write_text(PROJECT + ONLINE)
+        self.upstream = Upstream(_UPSTREAM)
+        digest = hashlib.sha256(_UPSTREAM["dvd.iso"]).hexdigest()
+        remote = REMOTE.format(url=self.upstream.url, digest=digest)
+        (folder / "remote.toml").write_text(PROJECT + remote)
         (folder / "golden.private").mkdir()
         (folder / "golden.private/fix.sh").write_text("true\n")
         self._stand_in()
@@ -114,14 +184,27 @@ class Stage:
 
     def _stand_in(self) -> None:
         """virt-customize, for one: it writes a byte for each step where a step says which, and the list of packages."""
-        program = self.folder / "bin/virt-customize"
-        program.parent.mkdir()
-        program.write_text(APPLIANCE.format(calls=str(self.folder / "calls"), packages="bash-5-1.x86_64\n"))
-        program.chmod(0o755)
+        (self.folder / "bin").mkdir()
+        text = APPLIANCE.format(calls=str(self.folder / "calls"), packages="bash-5-1.x86_64\n")
+        wanted = {name: _UPSTREAM[name] for name in ("repodata/repomd.xml", PACKAGE)}
+        fetch = _FETCH.format(expected={name: hashlib.sha256(data).hexdigest() for name, data in wanted.items()})
+        reads = "text = Path(script).read_text()\n"
+        assert text.count(reads) == 1
+        text = text.replace(reads, f"{reads}        fetch(text)\n").replace("qemu = ", f"{fetch}qemu = ", 1)
+        self._program("virt-customize", text)
         # It only says its version, which takes the real one half a second.
-        program = self.folder / "bin/virt-install"
-        program.write_text("#!/bin/sh\necho 4.1.0\n")
-        program.chmod(0o755)
+        self._program("virt-install", "#!/bin/sh\necho 4.1.0\n")
+        self._program("ssh", _SSH)
+        # Nobody says its name at the port of a machine without an operating system.
+        ssh.wait_until_answers = lambda *_, **__: 0.1  # type: ignore[assignment]
+        # Nor does anybody hear that it is another machine now: what goes on from memory boots in the end.
+        warm._Preparation._prepare_guest = lambda _self, _machine: None  # type: ignore[method-assign]
+        saved.RENEW_TIMEOUT_S = 0.5
+
+    def _program(self, name: str, text: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
 
     # --- states to begin from
 
@@ -147,7 +230,29 @@ class Stage:
         write_atomically(self.store.facts(build), build.model_copy(update=update).model_dump_json(), mode=0o444)
 
     def verify_all(self) -> None:
-        verify_builds(self.store, *self.store.builds())
+        """As if a clone of each build had kept all promises."""
+        project = config.load(self.folder / "golden.toml")
+        for build in self.store.builds():
+            verdict = verdicts.Verdict(
+                image=build.image,
+                version=build.version,
+                sha256=build.id.sha256,
+                passed=True,
+                at="2024-11-21T11:00:00+00:00",
+                seconds=30,
+                boot_s=12,
+                accelerator="tcg",
+                promises=promises.promises(project, build.image).digest(),
+                tests=(verdicts.Check(name="no unit failed", result="passed"),),
+            )
+            verdicts.write(self.store, verdict, build)
+
+    def come_from_the_future(self) -> None:
+        """As if the clock had been more than a year ahead, and was set right."""
+        for path in self.state.rglob("*"):
+            if not path.is_symlink():
+                then = path.stat().st_mtime + 400 * 86400
+                os.utime(path, (then, then))
 
     def make_old(self) -> None:
         """Nothing of what there is stays for being young."""
@@ -163,21 +268,19 @@ class Stage:
         self,
         *words: str,
         fault: str | None = None,
-        at_random_s: float | None = None,
-        by: int = signal.SIGKILL,
+        blow: Blow | None = None,
         limits: Mapping[int, int] | None = None,
     ) -> Ended:
-        """Run a command in a process of its own. at_random_s: after that many seconds it is sent `by`.
+        """Run a command in a process of its own.
 
         limits: resource -> how much of it the command may have. Source: setrlimit(2).
         """
-        started = self._start(words, fault=fault, limits=limits)
+        started, was_struck = self._start(words, fault=fault, limits=limits), False
         while (ended := started.poll()) is None:
-            if at_random_s is not None and time.monotonic() - started.begin > at_random_s:
-                os.kill(started.process, by)
-                at_random_s = None
+            if blow is not None and not was_struck and time.monotonic() - started.begin > blow.after_s:
+                was_struck = _strike(blow, started.process)
             time.sleep(0.01)
-        return ended
+        return replace(ended, was_struck=was_struck)
 
     def goldens(self, *words: str, count: int) -> list[Ended]:
         """The same command several times at once."""
@@ -242,6 +345,18 @@ class Stage:
             path for path in self.store.images.glob("*") if path.stem not in {it.stem for it in self.store.builds()}
         ]
         return sorted({str(path.relative_to(root)) for path in found})
+
+
+def _strike(blow: Blow, process: int) -> bool:
+    """Whether there was somebody to be struck."""
+    whom = blow.at(process)
+    if whom is None:
+        return False
+    try:
+        os.kill(whom, blow.by)
+    except ProcessLookupError:  # it has just ended
+        return False
+    return True
 
 
 def _become_golden(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from tests.mirror import mirror
 
 _INSIDE = "GOLDEN_TORTURE_WORLD"
 _OWN_FOLDERS = ("/run", "/dev/shm", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/etc/libvirt")
 _PATIENCE_S = 60.0
+
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def enter() -> None:
@@ -44,8 +51,50 @@ def furnish(folder: Path) -> None:
     Path("/etc/libvirt/libvirtd.conf").write_text('auth_unix_rw = "none"\n')
 
 
+def reboot(libvirt: Libvirt, *keep: int) -> None:
+    """All processes are gone but the campaign and `keep`, what lies in /run of libvirt's too; the boot is another one.
+
+    What was written and not synced is not lost by this.
+    """
+    libvirt.end()
+    for pid in processes(*keep):
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid)
+    wait_until(lambda: not processes(*keep), "processes end")
+    for path in Path("/run/libvirt").rglob("*"):
+        if not path.is_dir():
+            path.unlink()
+    other = Path("/run/boot_id")
+    other.write_text(f"{uuid.uuid4()}\n")
+    subprocess.run(["mount", "--bind", other, _BOOT_ID], check=True)
+    libvirt.start()
+
+
 def _mount(place: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", place], check=True)
+
+
+class Upstream:
+    """A mirror in a process of its own, as it has threads, and the campaign forks.
+
+    files: path without its leading slash -> what is there.
+    """
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            with mirror() as served:
+                for name, data in files.items():
+                    served.put(name, data)
+                os.write(writer, served.url.encode())
+                os.close(writer)
+                while True:
+                    signal.pause()
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            self.url = said.read()
 
 
 class Libvirt:
@@ -64,6 +113,11 @@ class Libvirt:
             lambda: not virsh("list", "--all", "--name", is_checked=False).startswith("error"), "libvirtd answers"
         )
 
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     @property
     def pid(self) -> int:
         assert self._process is not None
@@ -80,8 +134,8 @@ def domains() -> list[str]:
     return virsh("list", "--all", "--name").split()
 
 
-def processes(libvirt: Libvirt) -> dict[int, str]:
-    """Everything that runs in this world but the campaign and libvirtd; what has ended and was not asked is gone."""
+def processes(*ours: int) -> dict[int, str]:
+    """Everything that runs in this world but the campaign and `ours`; what has ended and was not asked is gone."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -89,9 +143,51 @@ def processes(libvirt: Libvirt) -> dict[int, str]:
             is_dead = (place / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX"
         except OSError:
             continue
-        if command and not is_dead and int(place.name) not in (1, os.getpid(), libvirt.pid):
+        if command and not is_dead and int(place.name) not in (1, os.getpid(), *ours):
             found[int(place.name)] = command
     return found
+
+
+def below(process: int) -> list[int]:
+    """All that a process has started, and what that has started."""
+    parents: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (place / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in "ZX":
+            parents.setdefault(int(fields[1]), []).append(int(place.name))
+    found = parents.get(process, [])
+    return [*found, *(it for child in found for it in below(child))]
+
+
+def machines() -> list[int]:
+    """The QEMU processes of libvirt's; those that golden's programs start are none of it."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"qemu-system" in words[0] and b"-uuid" in words:
+            found.append(int(place.name))
+    return found
+
+
+def locks(folder: Path) -> list[str]:
+    """Files below `folder` that some process of this world has locked. Source: proc_locks(5)."""
+    device = folder.stat().st_dev
+    shown = f"{os.major(device):02x}:{os.minor(device):02x}"
+    held = []
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1] == "->" or words[1] != "FLOCK" or words[5].rpartition(":")[0] != shown:
+            continue
+        inode = int(words[5].rpartition(":")[2])
+        names = [str(path) for path in folder.rglob("*") if path.lstat().st_ino == inode]
+        held.append(f"{(names or [inode])[0]} by process {words[4]}")
+    return held
 
 
 def wait_until(is_true: Callable[[], bool], what: str) -> None:
@@ -112,8 +208,9 @@ def leave(folder: Path) -> None:
 
 
 def remount(folder: Path, how: str) -> None:
-    """how: options of mount(8)."""
-    subprocess.run(["mount", "-o", f"remount,{how}", folder], check=True)
+    """how: options of mount(8). What was open there a moment ago keeps it from being read-only for a moment."""
+    argv = ["mount", "-o", f"remount,{how}", folder]
+    wait_until(lambda: subprocess.run(argv, capture_output=True, check=False).returncode == 0, f"{how} at {folder}")
 
 
 def leave_room(folder: Path, room_bytes: int) -> None:

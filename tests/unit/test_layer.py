@@ -256,6 +256,7 @@ def test_dnf_takes_the_named_repositories_alone() -> None:
     (upgrade,) = scripts(Upgrade())
     assert upgrade.script == (
         "dnf -y '--disablerepo=*' '--enablerepo=golden-*' '--setopt=golden-*.gpgcheck=0' "
+        "'--setopt=golden-*.timeout=4000' "
         "--repofrompath=golden-updates,http://169.254.2.2:8000 upgrade\n"
     )
 

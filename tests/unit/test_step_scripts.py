@@ -97,8 +97,8 @@ def test_an_extra_repository_does_not_put_the_guest_s_own_aside() -> None:
     extra = Repository(name="extras", location="https://example.org", is_extra=True)
     (_, alone, _) = customize.operations([(1, Upgrade())], repositories=[extra])
     assert (
-        alone.script
-        == "dnf -y '--setopt=golden-*.gpgcheck=0' --repofrompath=golden-extras,https://example.org upgrade\n"
+        alone.script == "dnf -y '--setopt=golden-*.gpgcheck=0' '--setopt=golden-*.timeout=4000' "
+        "--repofrompath=golden-extras,https://example.org upgrade\n"
     )
     (_, both, _) = customize.operations([(1, Upgrade())], repositories=[UPDATES, extra])
     assert both.script.startswith("dnf -y '--disablerepo=*' '--enablerepo=golden-*' ")
