@@ -65,7 +65,8 @@ def test_the_project_that_is_spoiled_is_a_good_one(tmp_path: Path) -> None:
 
 def toml(value: object) -> str:
     if isinstance(value, dict):
-        return "{%s}" % ", ".join(f"{json.dumps(key)} = {toml(it)}" for key, it in value.items())
+        pairs = [f"{json.dumps(key)} = {toml(it)}" for key, it in value.items()]
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(toml, value))}]"
     return json.dumps(value)
