@@ -1,11 +1,13 @@
 """What does the depth of a chain cost a reader? Chains of 1 to 5 layers against the same disk in one file.
 
-    python3 benchmarks/depth.py --output docs/benchmarks-depth.json
+    python3 benchmarks/depth.py --file golden.toml --state STATE --output docs/benchmarks-depth.json
 
 Makes real qcow2 chains below --work: a base with data, and layers that each rewrite a part of it, compressed with zstd
 as golden ships them. Then reads all of them in turn, round after round, so that a busy moment of the machine hits
 every one alike; medians and the fastest rounds are reported. Three readers: boot-like (bursts of reads in a row at
-scattered places, as a starting guest does), 4 KiB at random, and the whole disk.
+scattered places, as a starting guest does), 4 KiB at random, `qemu-img bench`, and the whole disk. With --file and
+--state, a sandbox's, real guests are booted, too, --boots times each, on the chains of benchmarks/depth_boots.py: that
+takes 3 minutes to build them without KVM, and 2 for each round.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.conditions import Others
+from benchmarks.depth_boots import boots
 from builder.run import Argv, query
 
 KIB, MIB = 1024, 1024**2
@@ -39,23 +43,33 @@ def main() -> None:
     parser.add_argument("--disk-mib", type=int, default=1024, help="data in the base")
     parser.add_argument("--layer-mib", type=int, default=128, help="data in each layer above it")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    parser.add_argument("--file", type=Path, help="the sandbox's golden.toml, for boots")
+    parser.add_argument("--state", type=Path, help="golden's state directory, with the sandbox's base built")
+    parser.add_argument("--boots", type=int, default=3, help="of each chain")
+    parser.add_argument("--output", type=Path, help="write the JSON here, too, and a plot beside it (needs matplotlib)")
     options = parser.parse_args()
+    if (options.file is None) is not (options.state is None):
+        parser.error("--file and --state go together")
     with tempfile.TemporaryDirectory(prefix="golden-depth-", dir=options.work) as folder:
         found = measure(Path(folder), options)
+    if options.file is not None:
+        found["boots"] = boots(options.file.absolute(), options.state.absolute(), rounds=options.boots)
     text = json.dumps(found, indent=2) + "\n"
     if options.output:
         options.output.write_text(text, encoding="utf-8")
+        plot(found, options.output.with_suffix(".svg"))
     sys.stdout.write(text)
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    others = Others()
     tops = make_chain(folder, disk_mib=options.disk_mib, layer_mib=options.layer_mib)
     subjects = {f"depth {depth}": tops[depth] for depth in DEPTHS}
     subjects["flat"] = flatten(tops[DEPTHS[-1]], folder / "flat.qcow2")
     readers = {
         "boot-like": boot_like(options.disk_mib * MIB),
         "random 4 KiB": random_reads(options.disk_mib * MIB),
+        "qemu-img bench": bench(options.disk_mib * MIB),
         "whole disk": whole,
     }
     seconds: dict[str, dict[str, list[float]]] = {reader: {subject: [] for subject in subjects} for reader in readers}
@@ -70,6 +84,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(),
+        **others.seen(),
         "qemu": query(["qemu-img", "--version"], why="ask for the version").splitlines()[0],
         "disk_mib": options.disk_mib,
         "layer_mib": options.layer_mib,
@@ -161,6 +176,16 @@ def read_all(disk: Path, reads: list[tuple[int, int]]) -> None:
     query(["qemu-io", "-r", "-f", "qcow2", *words, disk], why="read", timeout_s=600)
 
 
+def bench(size_bytes: int) -> Callable[[Path], None]:
+    """`qemu-img bench` reads the disk from its beginning to its end, 64 KiB at a time, 8 requests at once."""
+    words = ["-f", "qcow2", "-c", str(size_bytes // BLOCK), "-d", "8", "-s", str(BLOCK)]
+
+    def read(disk: Path) -> None:
+        query(["qemu-img", "bench", *words, disk], why="read", timeout_s=600)
+
+    return read
+
+
 def whole(disk: Path) -> None:
     query(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-n", disk, "null-co://"], why="read", timeout_s=600)
 
@@ -177,6 +202,32 @@ def machine() -> str:
     return f"{os.cpu_count()} processors ({model}), {memory_gib:.0f} GiB of memory, Linux {platform.release()}"
 
 
+BOOT_WORDS = " --file golden.toml --state STATE"
+
+
+def plot(found: dict[str, Any], target: Path) -> None:
+    """Each reader, and boots if there were any, as a share of what the flat file takes."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "golden"
+    from matplotlib import pyplot
+
+    rows = dict(found["median_s"])
+    if "boots" in found:
+        rows["boot to SSH"] = found["boots"]["median_s"]
+    figure, axis = pyplot.subplots(figsize=(8, 4))
+    for name, row in rows.items():
+        axis.plot(list(row), [seconds / row["flat"] for seconds in row.values()], "o-", label=name)
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set_ylim(bottom=0)
+    axis.set_ylabel("median, of the flat file's")
+    axis.legend()
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+
+
 def section(found: dict[str, Any]) -> dict[str, Any]:
     """For docs/benchmarks.md, see page.py. Fastest rounds beside medians: in them the machine had least else to do."""
     sizes = found["bytes"]
@@ -185,21 +236,42 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
         fastest = found["fastest_s"][reader]
         rows.append([f"{reader}, s", *(f"{median:.2f} ({fastest[subject]:.2f})" for subject, median in row.items())])
     deepest = list(sizes)[-2]
+    tables = [{"title": "Median, and the fastest round in brackets", "head": ["", *sizes], "rows": rows}]
+    is_booted, booted = "boots" in found, "The time of a boot is not measured here."
+    if is_booted:
+        tables.append(_boots_table(found["boots"]))
+        booted = """
+
+The boots are those of the sandbox's base and of four layers on it, each of which wrote another fifth of the files below
+/usr anew, so that a boot reads from all of them; to the answer on SSH, in turn."""
+    bench = " `qemu-img bench`: 64 KiB at a time, 8 at once." if "qemu-img bench" in found["median_s"] else ""
     return {
         "title": "Depth of a chain",
         "when": found["date"],
-        "command": f"PYTHONPATH=. python3 benchmarks/depth.py --rounds {found['rounds']} "
-        "--output docs/benchmarks-depth.json",
+        "command": f"PYTHONPATH=. python3 benchmarks/depth.py{BOOT_WORDS if is_booted else ''} "
+        f"--rounds {found['rounds']} --output docs/benchmarks-depth.json",
         "about": f"""
 Real qcow2 files as golden ships them (zstd, 64 KiB clusters; {found["qemu"]}): a base with {found["disk_mib"]}
 MiB of data; each layer above rewrites {found["layer_mib"]} MiB anywhere on the disk in runs of 1 MiB; half of
 all bytes are incompressible. "flat" is the chain of {deepest} as one file. All are read in turn,
 {found["rounds"]} rounds, with the host's cache warm. Boot-like: 300 bursts of 10 reads in a row, 4 to 256 KiB
-each. Every reader is a process of its own, whose start is in the numbers. The time of a boot is not measured
-here.""",
-        "tables": [{"title": "Median, and the fastest round in brackets", "head": ["", *sizes], "rows": rows}],
+each.{bench} Every reader is a process of its own, whose start is in the numbers. {booted}""",
+        "tables": tables,
+        "plots": ["benchmarks-depth.svg"] if bench else [],
         "notes": f"Flat saves {(sizes[deepest] - sizes['flat']) / MIB:.0f} MiB here: blocks that a layer above "
         "replaced, on purpose many.",
+    }
+
+
+def _boots_table(found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "title": f"From nothing to the answer on SSH, {found['accelerator']}, {found['rounds']} of each",
+        "head": ["", *found["seconds"]],
+        "rows": [
+            ["this file, MiB", *found["file_mib"].values()],
+            ["median, s", *found["median_s"].values()],
+            ["fastest, s", *(min(times) for times in found["seconds"].values())],
+        ],
     }
 
 

@@ -83,17 +83,28 @@ head -c {mib}M /dev/urandom > %{{buildroot}}/usr/share/sandbox-facts/data
 
 def with_update(file: Path, folder: Path, mib: int) -> Path:
     """The sandbox's project in `folder`, same images and parents, with a large update in a copy of its repository."""
+    file = with_own_updates(file, folder)
+    add_update(folder / "updates", folder, mib)
+    return file
+
+
+def with_own_updates(file: Path, folder: Path) -> Path:
+    """The sandbox's project in `folder`, same images and parents, its repository of updates a copy."""
     folder.chmod(0o755)
-    updates, spec = folder / "updates", folder / "update.spec"
-    shutil.copytree(file.parent / "updates", updates)
+    shutil.copytree(file.parent / "updates", folder / "updates")
+    for name in ("sandbox.iso", "keys"):
+        (folder / name).symlink_to((file.parent / name).resolve())
+    shutil.copyfile(file, folder / file.name)
+    return folder / file.name
+
+
+def add_update(updates: Path, folder: Path, mib: int) -> None:
+    """A newer one of a package that every sandbox has, in the repository `updates`. folder: for rpmbuild."""
+    spec = folder / "update.spec"
     spec.write_text(SPEC.format(mib=mib))
     fast = ["--define", "_binary_payload w1.zstdio", "--define", f"_topdir {folder}/rpmbuild"]
     run(["rpmbuild", "--quiet", "-bb", *fast, "--define", f"_rpmdir {updates}/Packages", spec], dict(os.environ))
     run(["createrepo_c", "--quiet", updates], dict(os.environ))
-    for name in ("sandbox.iso", "keys"):
-        (folder / name).symlink_to(file.parent / name)
-    shutil.copyfile(file, folder / file.name)
-    return folder / file.name
 
 
 def measure(file: Path, state: Path, image: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def read(own: Mapping[str, dict[str, Any]], *, file: Path, problems: Problems) -
             continue
         raw = problems.checked(RawDistribution, merged, at=("distribution", name))
         if raw is not None:
-            found[name] = _distribution(name, raw, own.get(name, {}), file=file, problems=problems)
+            found[name] = _distribution(name, raw, own, file=file, problems=problems)
     return found
 
 
@@ -88,9 +88,9 @@ def _inherited(
 
 
 def _distribution(
-    name: str, raw: RawDistribution, own: Mapping[str, Any], *, file: Path, problems: Problems
+    name: str, raw: RawDistribution, own: Mapping[str, dict[str, Any]], *, file: Path, problems: Problems
 ) -> Distribution:
-    """own: the keys that golden.toml itself has for it."""
+    """own: the tables of golden.toml itself."""
     folder = file.absolute().parent
     for repository in raw.repositories:
         problems.check_name(repository, ("distribution", name, "repositories", repository))
@@ -112,6 +112,7 @@ def _distribution(
         openscap_addon=raw.openscap_addon or None,
         sparrowdo=raw.sparrowdo,
         selinux=raw.selinux,
+        selinux_is_own=_is_own("selinux", name, own=own),
         memory_mib=raw.memory // MIB,
         cpus=raw.cpus,
         repositories=tuple(
@@ -121,10 +122,18 @@ def _distribution(
         limits=Limits(**{f"{name}_s": value for name, value in raw.limits.model_dump().items()}),
         **({"firmware": default_firmware(raw.arch)} | said.given()),
     )
-    own_setup = said.model_copy(update=dict.fromkeys(set(Setup.model_fields) - set(own)))
+    own_setup = said.model_copy(update=dict.fromkeys(set(Setup.model_fields) - set(own.get(name, {}))))
     for key, what in contradictions(distribution, own_setup):
         problems.add(("distribution", name, key), what)
     return distribution
+
+
+def _is_own(key: str, name: str, *, own: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether the value that counts for `name` is one of `own`'s, there or in what it inherits."""
+    tables = overriding(own)
+    while key not in tables[name] and "inherits" in tables[name]:
+        name = tables[name]["inherits"]
+    return key in own.get(name, {})
 
 
 def _kickstart(name: str, text: str, *, file: Path, problems: Problems) -> Path:

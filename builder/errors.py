@@ -103,6 +103,8 @@ _HOST_ERRORS = {
     errno.ENFILE: "sysctl fs.file-nr, and end what holds so many files open",
     errno.EIO: "dmesg: the disk may be failing",
     errno.ENOMEM: "free -h, and end what needs so much memory",
+    errno.ENAMETOOLONG: "give a shorter name: file systems take 255 bytes",
+    errno.ELOOP: "a link there leads to itself",
 }
 
 

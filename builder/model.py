@@ -15,7 +15,7 @@ from builder.publication import Publication
 from builder.steps import Repos, Step
 
 # Image and package-repository names end up in file names, RPM names, domain names and URLs.
-NAME = re.compile(r"[a-z0-9]+([.-]?[a-z0-9]+)*")
+NAME = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 VERSION = re.compile(r"(?P<date>[0-9]{8})\.(?P<count>[1-9][0-9]*)")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -71,8 +71,9 @@ class Distribution(Frozen):
     or whose makers publish nothing. gpg_key: what its makers sign with; the file need not be there. packages: besides
     those of the set.
     openscap: profile that the installation is to follow. openscap_addon: the name by which the installer's OpenSCAP
-    add-on goes, None where there is none. sparrowdo: whether Sparrowdo's own bootstrap supports it. memory_mib, cpus:
-    of the machine that installs and of clones that ask for nothing else.
+    add-on goes, None where there is none. sparrowdo: whether Sparrowdo's own bootstrap supports it. selinux_is_own:
+    whether golden.toml itself names the mode. memory_mib, cpus: of the machine that installs and of clones that ask for
+    nothing else.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Distribution(Frozen):
     openscap_addon: str | None = None
     sparrowdo: bool = True
     selinux: Literal["enforcing", "permissive", "disabled"] = "enforcing"
+    selinux_is_own: bool = False
     memory_mib: int = 2048
     cpus: int = 2
     repositories: tuple[Repository, ...] = ()

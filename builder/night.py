@@ -21,7 +21,7 @@ from builder.decision import Decision
 from builder.errors import GoldenError, HostError
 from builder.model import Build, Project
 from builder.night_publication import publish
-from builder.night_steps import Steps
+from builder.night_steps import Retries, Steps
 from builder.nights import Attempt, Night, Outcome, Publication, Turn
 from builder.pipeline import clear
 from builder.plan import Planned, order
@@ -110,7 +110,11 @@ class _Night:
         self._version = version
         self._folder = folder
         self._steps = Steps(
-            project, store_, folder=folder, retries=settings.retries, pause_s=settings.pause_s, reporter=reporter
+            project,
+            store_,
+            folder=folder,
+            retries=Retries(settings.retries, settings.pause_s),
+            reporter=reporter,
         )
         self._started = datetime.now(UTC)
         self._begin = time.monotonic()

@@ -22,12 +22,16 @@ Outcome = Literal["stands", "built", "verified", "failed", "held back"]
 
 
 class Attempt(Frozen):
-    """One command of the night that failed. step: "build", "verify", …; cause: why it was, or was not, tried again."""
+    """One command of the night that failed. step: "build", "verify", …; cause: why it was, or was not, tried again.
+
+    log: relative to the night's record, "" if there is none. exit_code: of golden's, 0 in records that have none yet.
+    """
 
     step: str
     cause: Cause
     error: str
     log: str
+    exit_code: int = 0
 
 
 class Turn(Frozen):

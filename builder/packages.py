@@ -11,7 +11,10 @@ from univers.versions import RpmVersion
 
 from builder.model import Frozen
 
-_NEVRA = re.compile(r"(?P<name>.+)-(?:(?P<epoch>[0-9]+):)?(?P<version>[^-]+)-(?P<release>[^-]+)\.(?P<arch>[^.-]+)")
+# No name is an option or a path, and an epoch is a number of 32 bits: a guest may say anything.
+_NEVRA = re.compile(
+    r"(?P<name>[A-Za-z0-9_][^/:]*)-(?:(?P<epoch>[0-9]{1,10}):)?(?P<version>[^-:/]+)-(?P<release>[^-:/]+)\.(?P<arch>[^.:/-]+)"
+)
 
 
 class Package(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -85,7 +86,17 @@ def require(programs: Sequence[str], why: str) -> None:
 
 def versions(programs: Sequence[str]) -> dict[str, str]:
     """What each of `programs` says of its version; the programs are ones that `golden doctor` knows."""
-    return {program: _version(program, argument) for program, argument, _, _ in _PROGRAMS if program in programs}
+    return {
+        name: _known_version(name, argument, shutil.which(name))
+        for name, argument, _, _ in _PROGRAMS
+        if name in programs
+    }
+
+
+@functools.cache
+def _known_version(program: str, argument: str, _path: str | None) -> str:
+    """Asked once in a process, since one of them takes as long as starting golden does. _path: where it is found."""
+    return _version(program, argument)
 
 
 def need_reach(path: Path, connection: libvirt.Connection) -> None:

@@ -20,6 +20,7 @@ class Promises(Frozen):
     """Everything that a clone of an image is asked for.
 
     absent: packages that are not there. enabled, disabled, masked: units, by `systemctl is-enabled`.
+    selinux_is_own: whether golden.toml itself names the mode, so that a guest without SELinux breaks its word.
     tests: files of the project. Otherwise as `model.Verify`.
     """
 
@@ -32,6 +33,7 @@ class Promises(Frozen):
     files: dict[str, FileCheck] = Field(default_factory=dict)
     commands: tuple[str, ...] = ()
     selinux: Literal["enforcing", "permissive", "disabled"] = "enforcing"
+    selinux_is_own: bool = False
     tests: tuple[str, ...] = ()
     boot_within_s: int | None = None
     size_below_bytes: int | None = None
@@ -64,6 +66,7 @@ def promises(project: Project, image: str) -> Promises:
         files=found.files,
         commands=tuple(found.commands),
         selinux=found.selinux,
+        selinux_is_own=found.selinux_is_own,
         tests=tuple(found.tests),
         boot_within_s=next((it.boot_within_s for it in budgets if it.boot_within_s), None),
         growth_percent=next((it.growth_percent for it in budgets if it.growth_percent), None),
@@ -91,6 +94,7 @@ class _Sum:
         self.commands: dict[str, None] = {}
         self.tests: dict[str, None] = {}
         self.selinux: Literal["enforcing", "permissive", "disabled"] = distribution.selinux
+        self.selinux_is_own = distribution.selinux_is_own
 
     def add(self, image: Image) -> None:
         for number, step in enumerate(image.steps):
@@ -119,6 +123,7 @@ class _Sum:
                     self.services.pop(unit, None)
             case Selinux(mode=mode) if mode is not None:
                 self.selinux = mode
+                self.selinux_is_own = True
             case Copy(paths=paths):
                 self._put(paths.values(), later)
             case Write(texts=texts):

@@ -9,7 +9,16 @@ import click
 from builder import night, nights, report, verdicts
 from builder.cli.build import chosen, images_argument
 from builder.cli.publish import channel_name
-from builder.cli.session import Session, duration, examples, json_option, pass_session, print_json, print_table
+from builder.cli.session import (
+    Session,
+    examples,
+    json_option,
+    pass_session,
+    pause_option,
+    print_json,
+    print_table,
+    retries_option,
+)
 from builder.nights import Night
 from builder.units import format_seconds
 
@@ -39,8 +48,8 @@ _TREND = 30
     type=click.IntRange(min=1),
     help="Images at work at once, as memory and disk allow.  [default: half the processors]",
 )
-@click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Of what may pass by itself.")
-@click.option("--pause", default="60s", show_default=True, callback=duration, help="Before each of them.")
+@retries_option
+@pause_option
 @click.option(
     "--report",
     "copies",

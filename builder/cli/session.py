@@ -80,6 +80,11 @@ images_option: Decorator = click.option(
 )
 
 
+retries_option: Decorator = click.option(
+    "--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Of what may pass by itself."
+)
+
+
 def key_of(default: str) -> Decorator:
     """The option --key. default: whose key it is otherwise, for people."""
     return click.option(
@@ -103,6 +108,11 @@ def duration(_context: click.Context, _parameter: click.Parameter, text: str) ->
         return parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+
+
+pause_option: Decorator = click.option(
+    "--pause", default="60s", show_default=True, callback=duration, help="Before each of them."
+)
 
 
 def print_json(value: object) -> None:

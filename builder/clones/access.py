@@ -8,8 +8,9 @@ from pathlib import Path
 
 from builder.clones.leases import Lease, console_log
 from builder.errors import ConfigError, HostError, ToolError
-from builder.tools import ssh
+from builder.tools import neighbours, ssh
 from builder.tools.console import Console
+from builder.tools.domain import mac
 from builder.tools.libvirt import Connection, Domain
 
 # With KVM; multiplied where there is none.
@@ -45,17 +46,33 @@ def target(lease: Lease, *, connection: Connection, key: Path | None = None) -> 
     domain = running(lease, connection)
     if lease.is_in_user_mode:
         return ssh.Target(port=lease.ssh_port, key=key)
-    addresses = domain.addresses()
-    if not addresses:
+    found = _addresses(lease, domain)
+    if not found:
         raise ToolError(
-            f"the address of '{lease.name}' is not known: its network's DHCP server has not heard of it yet",
+            f"the address of '{lease.name}' is not known: libvirt's DHCP server gave it none, and it has not spoken "
+            "with this host yet",
             try_next=f"golden clone console {lease.name}",
         )
-    return ssh.Target(port=lease.ssh_port, host=addresses[0], key=key)
+    return ssh.Target(port=lease.ssh_port, host=found[0], key=key)
 
 
-def wait(lease: Lease, *, state: Path, connection: Connection, timeout_s: float, note: Callable[[str], None]) -> float:
-    """Seconds until SSH answered. The log goes with the clone, so an error quotes the console's end."""
+def _addresses(lease: Lease, domain: Domain) -> list[str]:
+    return domain.addresses() or neighbours.addresses(mac(lease.uuid, number) for number in range(len(lease.nics)))
+
+
+def wait(
+    lease: Lease,
+    *,
+    state: Path,
+    connection: Connection,
+    timeout_s: float,
+    note: Callable[[str], None],
+    is_up: bool = False,
+) -> float:
+    """Seconds until SSH answered. The log goes with the clone, so an error quotes the console's end.
+
+    is_up: as in `ssh.wait_until_answers`: it has just gone on from memory, or waited in a pool.
+    """
     if lease.key is None:
         raise ConfigError("waiting for SSH needs a key", try_next="--key FILE, or --no-wait")
     begin, domain, console = time.monotonic(), running(lease, connection), Console(console_log(state, lease.name))
@@ -65,7 +82,7 @@ def wait(lease: Lease, *, state: Path, connection: Connection, timeout_s: float,
         return console.fatal is None and not domain.is_off()
 
     try:
-        while not lease.is_in_user_mode and not domain.addresses():
+        while not lease.is_in_user_mode and not _addresses(lease, domain):
             note("waiting for an address")
             if not is_alive() or time.monotonic() - begin > timeout_s:
                 break
@@ -75,6 +92,7 @@ def wait(lease: Lease, *, state: Path, connection: Connection, timeout_s: float,
             timeout_s=max(0.0, timeout_s - (time.monotonic() - begin)),
             is_alive=is_alive,
             note=note,
+            is_up=is_up,
         )
     except ToolError as error:
         console.poll()

@@ -62,7 +62,7 @@ def chain(source: Source) -> tuple[tuple[Path, Build], ...]:
     """
     expected: ImageId | None = source.build.id
     found: list[tuple[Path, Build]] = []
-    for link in qemu_img.chain(source.file):
+    for link in qemu_img.chain(source.file, is_beside=True):
         file = link.path.resolve()
         build = _facts(file)
         if build.id != expected:

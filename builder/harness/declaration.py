@@ -271,6 +271,14 @@ def _payload(raw: _Test) -> tuple[Payload, str | None]:
     return "scripts", None
 
 
+def _is_file(path: Path) -> bool:
+    """Whether there is that file; no file system has one of a name that it does not take."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _contradictions(raw: _Test, folder: Path) -> Iterator[tuple[tuple[Any, ...], str]]:
     """What each key by itself cannot tell."""
     said = [key for key in ("scripts", "sparrowfile", "pytest") if getattr(raw, key)]
@@ -291,7 +299,7 @@ def _contradictions(raw: _Test, folder: Path) -> Iterator[tuple[tuple[Any, ...],
         if script.on is not None and script.on not in roles:
             yield ("scripts", number), f"there is no machine '{script.on}'{did_you_mean(script.on, roles)}"
     for key, name in files:
-        if not (folder / name).is_file() or Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not _is_file(folder / name):
             yield key, f"there is no file '{name}' in the test's folder"
     for number, pattern in enumerate(raw.fatal):
         try:

@@ -15,9 +15,9 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from builder import clones, run
 from builder.errors import ConfigError, GoldenError, VerifyError
@@ -25,7 +25,7 @@ from builder.frozen import Frozen
 from builder.harness.declaration import Test
 from builder.harness.guest import Address, Guest
 from builder.harness.outcome import Cause
-from builder.model import ImageId
+from builder.model import NAME, ImageId
 from builder.store import write_atomically
 from builder.tools import libvirt, qemu_img
 
@@ -37,11 +37,14 @@ _COPY_TIMEOUT_S = 600
 
 
 class Kept(Frozen):
-    """A machine of a bundle. disk: its overlay, below the bundle; "" if it was not kept. image: what that stands on."""
+    """A machine of a bundle. disk: its overlay, below the bundle; "" if it was not kept. image: what that stands on.
 
-    role: str
+    Bundles are handed around: neither text leads out of the folder.
+    """
+
+    role: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     image: ImageId
-    disk: str
+    disk: Annotated[str, Field(pattern=rf"^(disks/{NAME.pattern}\.qcow2)?$")]
     memory_mib: int
     cpus: int
     ssh_port: int

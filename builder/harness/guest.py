@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,11 @@ class Guest:
         """A testinfra host over SSH. Source: testinfra.readthedocs.io, "Connection backends"."""
         import testinfra
 
-        words = ssh.command(self.target)
-        options = [str(word) for number, word in enumerate(words) if word == "-o" or words[number - 1] == "-o"]
+        words = ["-F", "/dev/null", *ssh.identity(self.target.key), *(w for it in ssh.OPTIONS for w in ("-o", it))]
         return testinfra.get_host(
             f"ssh://{self.target.user}@{self.target.host}:{self.target.port}",
-            ssh_identity_file=str(self.target.key),
-            ssh_extra_args=" ".join(["-F", "/dev/null", *options]),
+            # It becomes part of a line for a shell as it is.
+            ssh_extra_args=shlex.join(map(str, words)),
         )
 
     def place_of(self, port: int) -> tuple[str, int]:

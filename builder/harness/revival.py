@@ -106,6 +106,7 @@ class Revival:
         aside = folder / ".revived.part"
         shutil.copyfile(disk, aside)
         pins = [pin.path for pin in lease.pins]
+        qemu_img.info(aside)  # refuses one that keeps its data in another file, before qemu-img opens that
         qemu_img.rebase(aside, pins[0])
         qemu_img.verify_chain(aside, pins)
         aside.replace(folder / "disk.qcow2")

@@ -138,7 +138,7 @@ def _current(images: Path) -> tuple[set[Path], list[str]]:
         try:
             if not link.exists():
                 raise VerifyError(f"{link} leads to a file that is gone")
-            current |= {part.path.resolve() for part in qemu_img.chain(link.resolve())}
+            current |= {part.path.resolve() for part in qemu_img.chain(link.resolve(), is_beside=True)}
         except VerifyError as error:
             damaged.append(error.what)
     return current, damaged

@@ -55,7 +55,7 @@ def write_inputs(step: Ansible, target: ssh.Target, *, work: Path) -> None:
         "ansible_host": target.host,
         "ansible_port": target.port,
         "ansible_user": target.user,
-        "ansible_ssh_private_key_file": str(target.key),
+        "ansible_ssh_private_key_file": ssh.quoted(target.key),
         "ansible_ssh_common_args": _SSH_ARGUMENTS,
     }
     inventory = {"all": {"hosts": {HOST: host}, "children": {group: {"hosts": {HOST: {}}} for group in step.groups}}}

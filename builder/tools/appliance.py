@@ -119,6 +119,11 @@ def pausing(disk: Path, todo: Mapping[Path, Callable[[Appliance], None]]) -> Ite
         wrapper, monitor = Path(folder, "qemu"), Path(folder, "qmp")
         wrapper.write_text(_WRAPPER.format(monitor=monitor, program=shlex.quote(program)), encoding="utf-8")
         wrapper.chmod(0o700)
+        # libguestfs asks a QEMU what it can, by three starts, and remembers that by the program's size and time of
+        # change. Without that of the QEMU that is meant it would ask, and keep the answer, for each new wrapper.
+        with contextlib.suppress(OSError):  # one that is not there is libguestfs' to complain of
+            changed = Path(program).stat().st_mtime_ns
+            os.utime(wrapper, ns=(changed, changed))
         if not os.access(wrapper, os.X_OK):  # nothing may be executed there
             yield None
             return

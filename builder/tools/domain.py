@@ -76,6 +76,17 @@ class Nic(Frozen):
     source: str | None = None
 
 
+class MappedMemory(Frozen):
+    """The guest's memory as a file that QEMU maps.
+
+    is_shared: what the guest writes goes into the file. Else the machine goes on from what is in it, waits for the
+    state of its devices, and keeps to itself what it writes.
+    """
+
+    file: Path
+    is_shared: bool
+
+
 class Machine(Frozen):
     """A virtual machine. Its SSH port is forwarded to the host's loopback by its first card in user mode.
 
@@ -83,7 +94,7 @@ class Machine(Frozen):
     use without a card in user mode. console_log: libvirt appends what the serial console prints to it. hostname: what
     the user-mode network's DHCP server tells the guest to be called. credentials: name -> content, for the guest's
     systemd, without a disk. renewal: a socket at which the host reaches the second serial port. is_resumed: it goes on
-    from the memory of another, with another MAC address.
+    from the memory of another, with another MAC address. mapped: its memory, if that is a file.
     """
 
     name: str
@@ -104,6 +115,7 @@ class Machine(Frozen):
     credentials: dict[str, str] = Field(default_factory=dict)
     renewal: Path | None = None
     is_resumed: bool = False
+    mapped: MappedMemory | None = None
 
     @property
     def mac(self) -> str:
@@ -201,9 +213,9 @@ def _devices(root: ET.Element, machine: Machine) -> None:
         ET.SubElement(element, "driver", name="qemu", type="raw", cache="unsafe", discard="unmap")
         ET.SubElement(element, "source", file=str(machine.scratch))
         ET.SubElement(element, "target", dev=f"vd{chr(ord('a') + len(machine.disks))}", bus="virtio")
-    for nic, address in zip(machine.nics, machine.macs, strict=False):
+    for number, nic in enumerate(machine.nics):
         if nic.kind in ("network", "bridge"):
-            _interface(devices, nic, address)
+            _interface(devices, nic, machine.macs[number], slot=_nic_slot(number))
     ET.SubElement(devices, "controller", type="usb", model="none")
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "log", file=str(machine.console_log), append="on")
@@ -248,13 +260,19 @@ def _disk(devices: ET.Element, disk: Disk, *, target: str) -> None:
         ET.SubElement(element, "readonly")
 
 
-def _interface(devices: ET.Element, nic: Nic, address: str) -> None:
+def _interface(devices: ET.Element, nic: Nic, mac_address: str, *, slot: str) -> None:
     """A card on a network of libvirt's, or on a bridge of the host's."""
     interface = ET.SubElement(devices, "interface", type=nic.kind)
-    ET.SubElement(interface, "mac", address=address)
+    ET.SubElement(interface, "mac", address=mac_address)
     ET.SubElement(interface, "source", {nic.kind: str(nic.source)})
     ET.SubElement(interface, "model", type="virtio")
     ET.SubElement(interface, "rom", enabled="no")
+    ET.SubElement(interface, "address", type="pci", domain="0x0000", bus="0x00", slot=slot, function="0x0")
+
+
+def _nic_slot(number: int) -> str:
+    """Where a card sits on the bus: a guest counts its cards in this order, of whatever kind they are."""
+    return f"{_FIRST_NIC_SLOT + number:#04x}"
 
 
 def _network(root: ET.Element, machine: Machine) -> None:
@@ -263,7 +281,7 @@ def _network(root: ET.Element, machine: Machine) -> None:
     libvirt's own <portForward> needs passt, which libvirt 9.0 as built by Debian refuses. No option ROM: none of
     these machines boots from the network.
     """
-    words = [*user_network_arguments(machine), *_lan_arguments(machine)]
+    words = [*user_network_arguments(machine), *_lan_arguments(machine), *mapped_memory_arguments(machine)]
     if words:
         commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
         for word in words:
@@ -290,27 +308,43 @@ def user_network_arguments(machine: Machine) -> list[str]:
             guest = _FIRST_ADDRESS if machine.is_resumed else ""
             for forward in (Forward(host_port=machine.ssh_port, guest_port=22), *machine.forwards):
                 netdev += f",hostfwd={forward.protocol}:127.0.0.1:{forward.host_port}-{guest}:{forward.guest_port}"
-        device = (
-            f"virtio-net-pci,netdev=n{number},mac={machine.macs[number]},addr={_FIRST_NIC_SLOT + place:#x},romfile="
-        )
-        words += ["-netdev", netdev, "-device", device]
+        words += ["-netdev", netdev, "-device", _device(machine, number)]
     return words
 
 
 def _lan_arguments(machine: Machine) -> list[str]:
     """QEMU's own arguments for cards on a LAN. Source: qemu(1), "-netdev socket,mcast"."""
     words: list[str] = []
-    place = _FIRST_NIC_SLOT + sum(nic.kind == "user" for nic in machine.nics)
     for number, nic in enumerate(machine.nics):
         if nic.kind == "lan":
             # By the loopback alone: nothing of it leaves the host, and no other host's machines are heard.
             words += ["-netdev", f"socket,id=n{number},mcast={lan_group(str(nic.source))},localaddr=127.0.0.1"]
-            words += [
-                "-device",
-                f"virtio-net-pci,netdev=n{number},mac={machine.macs[number]},addr={place:#x},romfile=",
-            ]
-            place += 1
+            words += ["-device", _device(machine, number)]
     return words
+
+
+def _device(machine: Machine, number: int) -> str:
+    return f"virtio-net-pci,netdev=n{number},mac={machine.macs[number]},addr={_nic_slot(number)},romfile="
+
+
+def mapped_memory_arguments(machine: Machine) -> list[str]:
+    """QEMU's own arguments for memory in a file: libvirt's <memoryBacking> takes no path, and no private one.
+
+    The block's name is part of the saved state, so it is none of QEMU's making. Source: qemu(1), "memory-backend-file".
+    """
+    if machine.mapped is None:
+        return []
+    share = "on" if machine.mapped.is_shared else "off"
+    # A comma in a value is written twice.
+    path = str(machine.mapped.file).replace(",", ",,")
+    words = [
+        "-object",
+        f"memory-backend-file,id=golden.ram,size={machine.memory_mib}M,share={share},mem-path={path},"
+        "x-use-canonical-path-for-ramblock-id=off",
+        "-machine",
+        "memory-backend=golden.ram",
+    ]
+    return words if machine.mapped.is_shared else [*words, "-incoming", "defer"]
 
 
 def lan_group(name: str) -> str:

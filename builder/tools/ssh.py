@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder import run
-from builder.errors import ToolError
+from builder.errors import ConfigError, ToolError
 from builder.model import Frozen
 
 _POLL_S = 0.2
@@ -21,6 +21,9 @@ _BANNER_FIRST_S, _BANNER_LAST_S, _BANNER_GROWTH = 2.0, 10.0, 1.5
 
 # The whole of a login, once there is a banner: key exchange under TCG beside other machines takes seconds.
 _LOGIN_S = 60
+
+# The same for one that is known to be up: what is lost if it is not.
+_LOGIN_AT_ONCE_S = 10.0
 
 # No user's configuration and no known hosts: the machine behind a forwarded port is another one each time.
 OPTIONS = (
@@ -47,6 +50,25 @@ class Target(Frozen):
     user: str = "root"
 
 
+def identity(key: Path) -> list[str | Path]:
+    """The words that name a private key. `-i FILE`, as people write it, unless ssh would take that for another one."""
+    return ["-i", key] if quoted(key) == str(key) else ["-o", f'IdentityFile="{quoted(key)}"']
+
+
+def quoted(key: Path) -> str:
+    """A key's path as ssh's configuration has it between quotation marks: `%` begins a token there, `\\` quotes.
+
+    Raises ConfigError on `${`, which nothing quotes. Source: ssh_config(5), IdentityFile, TOKENS; readconf.c; tried.
+    """
+    text = str(key)
+    if "${" in text or not text.isprintable():
+        raise ConfigError(
+            f"ssh cannot be told of a key with this path: {text!r}",
+            try_next="have the project and its key in a folder without '${' and line breaks in its name",
+        )
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
 def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]:
     """The argv for `remote`, a command and its words, or for a login if there is none.
 
@@ -59,8 +81,7 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
         "/dev/null",
         "-p",
         str(target.port),
-        "-i",
-        target.key,
+        *identity(target.key),
         *(word for option in OPTIONS for word in ("-o", option)),
     ]
     if tty:
@@ -83,8 +104,7 @@ def copy_command(
         "/dev/null",
         "-P",
         str(target.port),
-        "-i",
-        target.key,
+        *identity(target.key),
         *(word for option in OPTIONS for word in ("-o", option)),
     ]
     argv += ["-r", "-p", "--"]
@@ -119,15 +139,18 @@ def wait_until_answers(
     is_alive: Callable[[], bool],
     note: Callable[[str], None],
     but_not_boot: str | None = None,
+    is_up: bool = False,
 ) -> float:
     """Poll until a command runs on the machine; returns the seconds that it took.
 
-    but_not_boot: an answer from the boot of this id does not count: the machine has not gone down yet.
+    but_not_boot: an answer from the boot of this id does not count: the machine has not gone down yet. is_up: its sshd
+    was just said to listen; so the first try is a login.
     is_alive: whether the machine is on; once it is not, waiting ends. note: told why there is no answer yet.
     Raises ToolError with the last reason when the machine is gone, the key stays refused, or after timeout_s.
     """
     begin = time.monotonic()
     banner_s, refused_since, reason = _BANNER_FIRST_S, None, "not tried yet"
+    login_s = _LOGIN_AT_ONCE_S if is_up else 2.0 * _LOGIN_S
     while True:
         now = time.monotonic()
         if not is_alive():
@@ -135,12 +158,13 @@ def wait_until_answers(
         if now - begin >= timeout_s:
             raise _no_answer(target, f"no answer within {timeout_s:.0f} s", reason)
         left_s = timeout_s - (now - begin)
-        new_reason = _no_banner(target, limit_s=min(banner_s, left_s), is_alive=is_alive)
+        new_reason = None if is_up else _no_banner(target, limit_s=min(banner_s, left_s), is_alive=is_alive)
         banner_s = min(_BANNER_LAST_S, banner_s * _BANNER_GROWTH)
         if new_reason is None:
-            new_reason = _no_login(target, limit_s=min(2 * _LOGIN_S, left_s), but_not_boot=but_not_boot)
+            new_reason = _no_login(target, limit_s=min(login_s, left_s), but_not_boot=but_not_boot)
             if new_reason is None:
                 return time.monotonic() - begin
+        is_up, login_s = False, 2.0 * _LOGIN_S
         reason = new_reason
         note(reason)
         if not _is_refusal(reason):
@@ -202,7 +226,9 @@ def boot_id(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str:
 def _no_login(target: Target, *, limit_s: float, but_not_boot: str | None) -> str | None:
     """Why a command does not run there, or None if one does."""
     try:
-        if boot_id(target, timeout_s=limit_s) == but_not_boot:
+        if but_not_boot is None:
+            run.query(command(target, "true"), why="log in to the machine", timeout_s=limit_s)
+        elif boot_id(target, timeout_s=limit_s) == but_not_boot:
             return "the machine has not gone down yet"
     except ToolError as error:
         found = dict(error.details)

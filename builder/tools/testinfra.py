@@ -153,7 +153,7 @@ def _connection(target: ssh.Target, *, work: Path) -> Iterator[Path]:
         f"  HostName {target.host}",
         f"  Port {target.port}",
         f"  User {target.user}",
-        f'  IdentityFile "{target.key}"',
+        f'  IdentityFile "{ssh.quoted(target.key)}"',
         f'  ControlPath "{sockets}/s"',
         *(f"  {option.replace('=', ' ', 1)}" for option in ssh.OPTIONS),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -70,6 +71,29 @@ def test_each_promise_is_a_test_with_what_was_found_instead(fake: Fake, tmp_path
     assert found["test_own: a number: 42"].result == "passed"
     assert "no unit failed" in found and "machine id is its own" in found
     assert not list(tmp_path.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_own", "result", "message"),
+    [
+        ("enforcing", False, "skipped", "the guest has no SELinux"),
+        ("enforcing", True, "failed", "the guest has no SELinux; golden.toml says that it is enforcing"),
+        ("permissive", True, "failed", "the guest has no SELinux; golden.toml says that it is permissive"),
+        ("disabled", True, "passed", ""),
+    ],
+)
+def test_a_guest_without_selinux_breaks_a_mode_of_the_projects(
+    fake: Fake,
+    tmp_path: Path,
+    mode: Literal["enforcing", "permissive", "disabled"],
+    is_own: bool,
+    result: str,
+    message: str,
+) -> None:
+    fake("ssh", SSH)
+    fake("getenforce", "exit 1")
+    found = inspect(Promises(selinux=mode, selinux_is_own=is_own), tmp_path)["selinux is as declared"]
+    assert (found.result, found.message) == (result, message)
 
 
 def test_a_configuration_of_the_projects_for_pytest_does_not_count(fake: Fake, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from builder import checksums, config, install, packages, seal
 from builder.clones import saved
 from builder.clones.leases import find, whole_leases
 from builder.errors import ConfigError, VerifyError
+from builder.harness import declaration, evidence
 from builder.inputs import _made
 from builder.store import Store, read_build
 from builder.tools import domain, kickstart, qemu_img, saved_memory
@@ -113,6 +114,23 @@ def lease(data: bytes, folder: Path) -> None:
     assert len(list(whole_leases(folder))) <= 1
 
 
+def bundle(data: bytes, folder: Path) -> None:
+    """Of a failed test, from another host: what `golden clone revive` opens lies in its folder."""
+    (folder / "bundle.json").write_bytes(data)
+    with _only(VerifyError):
+        for machine in evidence.read(folder).machines:
+            assert (folder / machine.disk).resolve().is_relative_to(folder.resolve())
+
+
+def tests_declaration(data: bytes, folder: Path) -> None:
+    file = folder / "golden-test.toml"
+    (folder / "a.sh").touch()
+    file.write_bytes(data)
+    with _only(ConfigError):
+        found = declaration.load(file, top=folder)
+        assert all("/" not in name for name in found.roles)
+
+
 def checksum_file(data: bytes, folder: Path) -> None:
     with _only(ValueError):
         assert len(checksums.sha256_of("a.iso", _text(data))) == 64
@@ -164,6 +182,8 @@ READERS: dict[str, Reader] = {
         package_list,
         facts,
         lease,
+        bundle,
+        tests_declaration,
         checksum_file,
         memory_file,
         image_header,

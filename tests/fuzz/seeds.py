@@ -85,6 +85,21 @@ def _qcow2() -> bytes:
     return bytes(header)
 
 
+_BUNDLE = """{"format": 1, "test": "tests/x", "image": "a-b", "run": 1, "cause": "test", "why": "it broke",
+"machines": [{"role": "main", "image": {"image": "a-b", "version": "20261121.1", "sha256": "%s"},
+"disk": "disks/main.qcow2", "memory_mib": 64, "cpus": 1, "ssh_port": 22}], "key": null,
+"made": "2026-11-21T00:00:00Z"}""" % ("0" * 64)
+_DECLARATION = """
+scripts = ["a.sh"]
+image = "sandbox-base"
+memory = "64 MiB"
+limits = { boot = "1 h" }
+fatal = ["BUG: .*"]
+environment = { A = "b" }
+[machines.engine]
+ports = [80]
+"""
+
 SEEDS: dict[str, bytes] = {
     "project": _PROJECT.encode(),
     "treeinfo": _TREE.encode(),
@@ -94,6 +109,8 @@ SEEDS: dict[str, bytes] = {
     "package_list": b"bash-5.2-1.x86_64\nless-1:608-2.x86_64\n\fbash-5.2-1.x86_64\nA <a@b> 5-1\n- x\n/root/k\0",
     "facts": make_build("sandbox-base").model_dump_json().encode(),
     "lease": _LEASE.encode(),
+    "bundle": _BUNDLE.encode(),
+    "tests_declaration": _DECLARATION.encode(),
     "checksum_file": b"%s  a.iso\nSHA256 (a.iso) = %s\n" % (b"0" * 64, b"0" * 64),
     "memory_file": struct.pack("=16s5I56x", b"LibvirtQemudSave", 2, 64, 1, 0, 8)
     + b"<domain/>\0cookie\0".ljust(64, b"\0"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -104,6 +106,19 @@ def test_a_program_that_ends_before_a_pause_is_the_one_that_is_named(stage: Stag
     ):
         run(["false"], why="customize", timeout_s=60, log=stage.folder / "log", watch=pauses.poll if pauses else None)
     assert stage.scripts[2].is_file()
+
+
+def test_libguestfs_knows_the_wrapper_again_and_asks_qemu_nothing_twice(stage: Stage) -> None:
+    """It remembers answers by size and time of change, in seconds. Source: libguestfs, lib/qemu.c."""
+    keys = []
+    for _ in range(2):
+        with pausing(stage.disk, dict.fromkeys(stage.scripts, lambda _: None)) as pauses:
+            assert pauses is not None
+            found = Path(pauses.environment["LIBGUESTFS_HV"]).stat()
+            keys.append((found.st_size, int(found.st_mtime)))
+    program = shutil.which(f"qemu-system-{platform.machine()}")
+    assert program is not None
+    assert keys[0] == keys[1] == (keys[0][0], int(Path(program).stat().st_mtime))
 
 
 def test_without_a_qemu_that_is_known_there_are_no_pauses(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

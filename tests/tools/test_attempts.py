@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -312,6 +313,33 @@ def test_a_bundle_whose_image_is_not_here(bundle: Path, revival: Revival, store:
         path.unlink()
     with pytest.raises(ConfigError, match=f"there is no image '{IMAGE}' 20261121.1"):
         revival.open(bundle, key=None, is_waited=False)
+    assert clones.names(store.state) == []
+
+
+@pytest.mark.parametrize(
+    "disk", ["/etc/passwd", "../../secret.qcow2", "disks/../../secret.qcow2", "disks/main.qcow2\n"]
+)
+def test_a_bundle_names_no_file_outside(bundle: Path, revival: Revival, disk: str) -> None:
+    facts = json.loads((bundle / "bundle.json").read_text())
+    facts["machines"][0]["disk"] = disk
+    (bundle / "bundle.json").write_text(json.dumps(facts))
+    with pytest.raises(VerifyError, match="is damaged"):
+        revival.open(bundle, key=None, is_waited=False)
+
+
+def test_the_disk_of_a_bundle_that_keeps_its_data_elsewhere_is_never_opened(
+    bundle: Path, revival: Revival, store: Store, tmp_path: Path
+) -> None:
+    disk, secret = bundle / "disks/main.qcow2", tmp_path / "secret.raw"
+    size = str(qemu_img.info(disk).virtual_bytes)
+    disk.unlink()
+    query(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={secret}", disk, size], why="make a strange disk"
+    )
+    secret.unlink()
+    with pytest.raises(VerifyError, match=r"it keeps its data in another file \(data-file\)"):
+        revival.open(bundle, key=None, is_waited=False)
+    assert not secret.exists()
     assert clones.names(store.state) == []
 
 

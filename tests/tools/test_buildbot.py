@@ -40,7 +40,9 @@ while (folder / "wait" / image).exists():
 if (folder / "fail" / image).exists():
     print("golden: error: it is not what it promises", file=sys.stderr)
     sys.exit(5)
-print(json.dumps({{"image": image, "outcome": "delivered", "key": f"new {{image}}", "delivery": f"{{image}}-1.abc"}}))
+tried = [{{"step": "step", "cause": "mirror", "error": "All mirrors were tried", "log": "", "exit_code": 4}}]
+found = {{"image": image, "outcome": "delivered", "key": f"new {{image}}", "delivery": f"{{image}}-1.abc"}}
+print(json.dumps(found | {{"attempts": tried}}))
 """
 
 
@@ -108,6 +110,7 @@ def test_a_night_goes_over_two_workers_and_outlives_one_of_them(stage: Stage) ->
         for image in ("s-a", "s-b", "s-top", "s-up"):
             (*_, build) = farm.builds(image)
             assert (build["results"], build["properties"]["key"][0]) == (SUCCESS, f"new {image}")
+            assert [it["cause"] for it in build["properties"]["attempts"][0]] == ["mirror"]
         assert len(farm.builds("s-b")) == 2 and len(farm.builds("s-a")) == 1
         assert farm.builds("s-upgrade") == []
         for image, key in {"s-a": "old s-upgrade", "s-top": "new s-a", "s-up": "new s-b"}.items():

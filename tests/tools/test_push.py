@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from builder import run
 from builder.channels import compose as composes
 from builder.channels import push, rollback
 from builder.errors import ConfigError, ToolError
 from builder.model import Build
 from builder.store import Store
-from builder.tools import rsync
+from builder.tools import rsync, ssh
 from builder.tools.free_port import free_port
 from builder.tools.webserver import serving
 from tests.builds import add_build
@@ -267,3 +268,14 @@ def test_what_cannot_be_pushed_is_said(
     with pytest.raises(ToolError, match=r"could not make rsync://127\.0\.0\.1:1/golden/candidate/composes") as refused:
         push(store, "candidate", target="rsync://127.0.0.1:1/golden")
     assert "Connection refused" in dict(refused.value.details)["output"]
+
+
+def test_a_key_in_a_folder_with_any_name_is_found_by_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A percent sign would be a token of ssh's configuration, which it looks up, and refuses to go on."""
+    key = tmp_path / "100%x of 'it', \"all\" \\n" / "id"
+    key.parent.mkdir()
+    with sshd(tmp_path / "ssh", monkeypatch) as folder:
+        shutil.copy(folder / "user", key)
+        port = int((folder / "sshd_config").read_text().partition("Port ")[2].split()[0])
+        target = ssh.Target(port=port, key=key, user=getpass.getuser())
+        assert run.query(ssh.command(target, "echo", "$HOME %x"), why="log in") == "$HOME %x\n"

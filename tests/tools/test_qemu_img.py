@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from builder.errors import ToolError, VerifyError
 from builder.run import query
@@ -108,12 +111,44 @@ def test_a_parent_whose_format_qemu_would_have_to_guess_is_refused(overlay: Path
 
 
 @pytest.mark.parametrize(
-    "name", ["nbd://127.0.0.1:1/x", 'json:{"driver":"file","filename":"/etc/passwd"}', "fat:rw:/etc"]
+    "name",
+    [
+        "nbd://127.0.0.1:1/x",
+        "http://127.0.0.1:1/x",
+        "ssh://root@127.0.0.1:1/x",
+        'json:{"driver":"file","filename":"/etc/passwd"}',
+        "fat:rw:/etc",
+    ],
 )
 def test_a_parent_that_is_no_plain_file_is_never_opened(base: Path, name: str) -> None:
     path = make(base.with_name("strange.qcow2"), "-u", "-F", "qcow2", "-b", name, str(SIZE))
     with pytest.raises(VerifyError, match="its backing file is not a plain file"):
         qemu_img.chain(path)
+
+
+@pytest.mark.parametrize("name", ["{base}", "../a b:c/base-1.qcow2", "./base-1.qcow2"])
+def test_an_images_parent_lies_beside_it_or_is_never_opened(base: Path, name: str) -> None:
+    """A good image elsewhere, even: nothing of a file of golden's leads out of its folder."""
+    path = make(base.with_name("strange.qcow2"), "-u", "-F", "qcow2", "-b", name.format(base=base), str(SIZE))
+    assert len(qemu_img.chain(path)) == 2
+    base.chmod(0)
+    base.unlink()
+    base.mkdir()  # whoever opens this fails in another way
+    with pytest.raises(VerifyError, match="its backing file is not one beside it"):
+        qemu_img.chain(path, is_beside=True)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 16 * 1024**4 + 512, 2**63 - 512, 2**64 - 512])
+def test_a_disk_that_says_it_is_huge_is_refused_before_qemu_looks(
+    base: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with base.open("r+b") as stream:
+        stream.seek(24)
+        stream.write(size.to_bytes(8, "big"))
+    monkeypatch.setenv("PATH", str(base.parent))  # without any program
+    for look in (qemu_img.info, qemu_img.chain, qemu_img.check, qemu_img.alone, qemu_img.check_alone):
+        with pytest.raises(VerifyError, match=rf"its virtual size makes no sense: {size} bytes"):
+            look(base)
 
 
 def test_a_chain_that_goes_in_a_circle_ends(base: Path, overlay: Path) -> None:
@@ -140,6 +175,27 @@ def test_what_is_no_qcow2_of_version_3_is_refused(base: Path) -> None:
             qemu_img.info(old)
     with pytest.raises(ToolError, match=r"could not read '.*/gone.qcow2': No such file or directory"):
         qemu_img.info(base.with_name("gone.qcow2"))
+
+
+# Of the header and of what it leads to: numbers that are small, wrong, or larger than anything.
+NUMBERS = st.sampled_from([0, 1, 9, 21, 63, 512, 65536, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(fields=st.lists(st.tuples(st.integers(4, 140), st.sampled_from([1, 4, 8]), NUMBERS), min_size=1, max_size=4))
+def test_a_header_of_any_numbers_is_taken_or_refused(base: Path, fields: list[tuple[int, int, int]]) -> None:
+    """By the real qemu-img, in bounded time and with bounded memory, and it changes nothing in the file."""
+    path = base.with_name("strange.qcow2")
+    data = bytearray(base.read_bytes())
+    for offset, length, number in fields:
+        data[offset : offset + length] = (number % 2 ** (8 * length)).to_bytes(length, "big")
+    path.write_bytes(data)
+    for look in (qemu_img.check_alone, qemu_img.chain, qemu_img.check):
+        with contextlib.suppress(VerifyError, ToolError):
+            look(path)
+    assert path.read_bytes() == data
+    # Besides the two, nothing is there: no data file, no backing file, no log.
+    assert sorted(it.name for it in base.parent.iterdir()) == ["base-1.qcow2", "strange.qcow2"]
 
 
 def test_a_corrupt_table_is_found_by_check(overlay: Path) -> None:

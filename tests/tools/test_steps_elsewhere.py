@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +28,7 @@ from builder.channels import compose as composes
 from builder.checks import Check
 from builder.cli import golden
 from builder.decision import Decision
-from builder.errors import ConfigError, GoldenError, VerifyError
+from builder.errors import ConfigError, GoldenError, HostError, ToolError, VerifyError
 from builder.locks import lock
 from builder.model import Build, Project
 from builder.preflight import Accelerator
@@ -37,6 +40,7 @@ from tests.builds import add_build, add_chain, verify_builds
 from tests.clients import Client
 from tests.tools.conftest import Publisher
 
+JENKINSFILE = Path(__file__).parents[2] / "ci/Jenkinsfile"
 WEB, DB = "sandbox-web", "sandbox-db"
 PROJECT = """
 [project]
@@ -63,15 +67,25 @@ steps = [{ run = "top" }]
 
 
 class Maker:
-    """In place of the pipeline: what it would build is made of random data. is_same: nothing new ever comes of it."""
+    """In place of the pipeline: what it would build is made of random data. is_same: nothing new ever comes of it.
+
+    errors: what the next builds fail by. asked: of each build, what was to be gone on from.
+    """
 
     is_same = False
     made: list[str]
+    errors: list[GoldenError]
+    asked: list[list[str]]
 
     def __init__(self, project: Project, store: Store, *, standing: Mapping[str, Build], **_: object) -> None:
         self.project, self.store, self.standing = project, store, standing
 
-    def build(self, wanted: Sequence[str], *, rebuild: Sequence[str], connection: object) -> list[Build]:
+    def build(
+        self, wanted: Sequence[str], *, rebuild: Sequence[str], resume: Sequence[str], connection: object
+    ) -> list[Build]:
+        self.asked.append(list(resume))
+        if self.errors:
+            raise self.errors.pop(0)
         done = dict(self.standing)
         decision = Decision(self.project, self.store, wanted, standing=self.standing, rebuild=rebuild)
         for name in wanted:
@@ -159,7 +173,8 @@ def site(
     tmp_path: Path, store: Store, served: str, signing: Signing, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
     folder = write_project(tmp_path / "project", signing)
-    monkeypatch.setattr(Maker, "made", [], raising=False)
+    for name in ("made", "errors", "asked"):
+        monkeypatch.setattr(Maker, name, [], raising=False)
     command = sys.modules["builder.cli.step"]  # by its name, the package has the command
     monkeypatch.setattr(command, "Pipeline", Maker)
     monkeypatch.setattr(command, "verify_builds", verified)
@@ -393,6 +408,108 @@ def test_a_channel_that_was_tampered_with_is_not_built_on(site: Site) -> None:
         file.write_bytes(data)
     assert Maker.made == []
     assert site.store("one").builds() == []
+
+
+def commands_of_jenkins() -> list[tuple[str, str]]:
+    """Label of the agent, and command, in the order of ci/Jenkinsfile; those of the matrix once for each value."""
+    words = re.compile(r"label '(?P<label>[^']+)'|values (?P<values>'.*')|sh '(?P<sh>[^']+)'|(?P<end>stage\()")
+    found, label, values = [], "", ["no value"]
+    for word in words.finditer(JENKINSFILE.read_text()):
+        if word["label"]:
+            label = word["label"]
+        elif word["values"]:
+            values = re.findall(r"'([^']+)'", word["values"])
+        elif word["sh"]:
+            found += [
+                (label, word["sh"].replace("$IMAGE", value)) for value in (values if "$IMAGE" in word["sh"] else [""])
+            ]
+        else:
+            label = "none"
+    return found
+
+
+def test_the_night_of_ci_jenkinsfile_goes_through_as_it_is_written(site: Site) -> None:
+    """Its commands, each by an agent of its own or by the keeper; what stands on what is its business."""
+    tree = PROJECT.replace("sandbox", "rocky9").replace("rocky9.iso", "sandbox.iso").replace("top", "bootstrapped")
+    tree = tree.replace('parent = "rocky9-web"', 'parent = "rocky9-upgrade"')
+    (site.folder / "golden.toml").write_text(tree)
+    variables = {"CHANNEL": f"{site.url}/candidate", "DELIVER": str(site.drop), "DELIVERED": str(site.drop)}
+    commands = commands_of_jenkins()
+    for number, (label, command) in enumerate(commands):
+        program, *words = shlex.split(string.Template(command).substitute(variables))
+        state = {"golden": site.folder / f"agent {number}", "golden-keeper": site.keeper.state}[label]
+        assert program == "golden"
+        checked = site.golden(*words, state=state)
+    assert checked["packages"] == 2 * len(Maker.made) == 10  # what the last one says, of nightly
+    assert list(site.plan().values()) == ["reuse"] * 5
+    steps = [words.split()[2] for _, words in commands if words.startswith("golden step ")]
+    assert sorted(step.strip('"') for step in steps) == sorted(Maker.made)
+    # golden step has a policy of its own; a lost agent is what it cannot know of.
+    tries = re.findall(r"retry\((.*?)\) *[{}]", JENKINSFILE.read_text())
+    assert tries == ["count: 2, conditions: [agent(), nonresumable()]"] * 3
+
+
+MIRROR = "Error: Failed to download metadata for repo 'updates': Cannot download repomd.xml: All mirrors were tried"
+
+
+@pytest.mark.usefixtures("upgraded")
+def test_what_may_pass_is_tried_again_from_where_it_failed(site: Site) -> None:
+    Maker.errors += [
+        ToolError("could not run step 2 (install)", details=[("end", "exit 1"), ("output", MIRROR)]),
+        HostError("another golden is at work on it", details=[("held by", "process 1")]),
+    ]
+    done = site.step("one", WEB, "--pause", "1s")
+    assert (done["outcome"], Maker.made) == ("delivered", [WEB])
+    found = [(it["step"], it["cause"], it["exit_code"], it["log"]) for it in done["attempts"]]
+    assert found == [("step", "mirror", 4, ""), ("step", "lock", 3, "")]
+    assert MIRROR in done["attempts"][0]["error"]
+    assert Maker.asked == [[], [WEB], [WEB]]
+    assert site.accept() == {WEB: "published"}
+
+
+@pytest.mark.usefixtures("upgraded")
+@pytest.mark.parametrize(
+    "error",
+    [
+        ToolError(
+            "could not run step 1 (shell) in the guest", details=[("output", "Could not resolve host: x.example")]
+        ),
+        ToolError("the installation failed", details=[("console", "script of the kickstart")]),
+        VerifyError("'sandbox-web-20261121.1' is not what it promises", details=[("failed", "Connection refused")]),
+        ConfigError("golden.toml has 2 problems"),
+    ],
+    ids=["script", "kickstart", "verify", "config"],
+)
+def test_what_does_not_pass_is_not_tried_again(site: Site, error: GoldenError) -> None:
+    Maker.errors += [error, error]
+    with pytest.raises(type(error), match=re.escape(error.what)):
+        site.step("one", WEB)
+    assert Maker.asked == [[]]
+
+
+@pytest.mark.usefixtures("upgraded")
+def test_a_delivery_that_the_network_broke_is_made_again_and_nothing_is_built_for_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By rsync's own words: nobody listens where it is to deliver first. The build was asked for by force, too."""
+    first = site.step("one", WEB)
+    site.accept()
+    targets = ["rsync://127.0.0.1:1/golden", str(site.drop)]
+    deliver = deliveries.deliver
+    monkeypatch.setattr(
+        "builder.channels.deliver", lambda *words, **more: deliver(*words, **more | {"target": targets.pop(0)})
+    )
+    done = site.step("one", WEB, "--rebuild", "--pause", "1s")
+    assert [it["cause"] for it in done["attempts"]] == ["network"]
+    assert (done["outcome"], Maker.made) == ("delivered", [WEB, WEB])
+    assert done["version"] != first["version"]
+    assert site.accept() == {WEB: "published"}
+
+    targets += ["rsync://127.0.0.1:1/golden"] * 2
+    with pytest.raises(ToolError, match=re.escape("rsync://127.0.0.1:1/golden")) as failed:
+        site.step("two", DB, "--retries", "1", "--pause", "1s")
+    assert "Connection refused" in str(failed.value.details)
+    assert (targets, Maker.made) == ([], [WEB, WEB, DB])
 
 
 def test_private_images_do_not_travel(site: Site) -> None:

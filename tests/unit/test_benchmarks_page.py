@@ -64,6 +64,7 @@ def test_a_measurement_that_does_not_say_what_it_is_is_refused(tmp_path: Path, k
 
 MEASURED = re.compile(
     r"done in \d|\d ?(ms|s|KiB|MiB) each|\d (times|×) (as|the|faster|less)"
+    r"|\d ?ms\b|\bcosts? (about |only )?\d|(tenth|hundredth)s? of a second|\d ?% (of|faster|slower|less)"
     r"|\b(takes?|took|needs?|in|within) (about |only )?\d+(\.\d+)? ?(ms|s|seconds|minutes)\b"
 ).search
 
@@ -79,20 +80,20 @@ def test_no_other_page_has_figures_of_its_own(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["done in 6 min", "200 KiB each", "20 times as fast", "it takes 0.9 s", "in 30 seconds"]
+    "line",
+    [
+        "done in 6 min",
+        "200 KiB each",
+        "20 times as fast",
+        "it takes 0.9 s",
+        "in 30 seconds",
+        "12 ms",
+        "would cost 10 s",
+        "5 % less",
+    ],
 )
 def test_a_figure_typed_by_hand_is_seen(line: str) -> None:
     assert MEASURED(line)
-
-
-@pytest.mark.parametrize("is_lower_bound", [True, False])
-def test_what_a_stopped_run_leaves_open_is_said(is_lower_bound: bool) -> None:
-    found = json.loads((TOP / "docs/benchmarks-package-install.json").read_text(encoding="utf-8"))
-    theirs = {"stopped_after_s": 360.0, "total_s": 360.0} if is_lower_bound else found["golden"]
-    found |= {"is_lower_bound": is_lower_bound, "spec_with_xz9": theirs}
-    section = runpy.run_path(str(TOP / "benchmarks/package_install.py"))["section"](found)
-    assert ("lower bound" in section["notes"]) is is_lower_bound
-    assert ("--limit 360" in section["command"]) is is_lower_bound
 
 
 def test_extrapolated_figures_are_marked() -> None:

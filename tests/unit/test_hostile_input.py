@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from builder import config, install, seal
 from builder.errors import ConfigError, VerifyError
-from builder.model import ImageId
+from builder.model import NAME, ImageId
 from builder.tools import guestfs, kickstart
 from builder.tools.console import Console
 from builder.tools.domain import LABEL_NAMESPACE, read_label
@@ -83,6 +83,11 @@ def test_a_guests_list_of_packages_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "output").write_bytes(data.getvalue())
     with pytest.raises(VerifyError, match="the guest's list of packages is none: 'nonsense' is not NAME"):
         seal.read_report(tmp_path / "output")
+
+
+def test_a_long_word_that_is_no_name_is_refused_at_once() -> None:
+    """The time went up with two to the power of its length."""
+    assert NAME.fullmatch("2" * 5000 + "_") is None
 
 
 @pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "x" * 300])

@@ -10,7 +10,13 @@ def test_a_nevra_is_taken_apart() -> None:
     assert (package.name, package.evr, package.arch) == ("python3-dnf-plugin", "1:4.14.0-3~bpo12+1", "noarch")
 
 
-@pytest.mark.parametrize("text", ["", "bash", "bash-5", "bash-5-1", "-5-1.x86_64"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "bash", "bash-5", "bash-5-1", "-5-1.x86_64", "-rf-5-1.x86_64", "../bash-5-1.x86_64", "bash-5-1.../x"),
+        *("bash-:-1.x86_64", "bash-5-1:.x86_64", f"bash-{'9' * 5000}:5-1.x86_64"),
+    ],
+)
 def test_what_is_no_nevra_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not NAME-"):
         parse(text)

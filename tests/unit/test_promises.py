@@ -65,7 +65,7 @@ verify = { packages = ["curl"], growth = "20%" }
     assert found.masked == ("firewalld.service",)
     assert found.files == {"/etc/motd": FileCheck(mode=0o644, contains="hello")}
     assert found.commands == ("true",)
-    assert found.selinux == "permissive"
+    assert (found.selinux, found.selinux_is_own) == ("permissive", True)
     assert found.tests == ("t.py",)
     assert (found.boot_within_s, found.growth_percent, found.size_below_bytes) == (60, 20, None)
 
@@ -84,6 +84,29 @@ verify = { inherit = false, packages = ["curl"] }
 """
     found = of(tmp_path, text, "sandbox-top")
     assert (found.commands, found.packages, found.boot_within_s) == ((), ("curl",), None)
+
+
+def test_the_mode_of_selinux_is_the_projects_own_if_golden_toml_names_it_where_it_counts(tmp_path: Path) -> None:
+    own = """
+[distribution.other]
+inherits = "sandbox"
+[image.other-base]
+distribution = "other"
+"""
+
+    def mode(text: str, image: str) -> tuple[str, bool]:
+        found = of(tmp_path, text, image)
+        return found.selinux, found.selinux_is_own
+
+    assert mode("", "sandbox-base") == ("enforcing", False)
+    assert mode("steps = [{ selinux = { booleans = { a = true } } }]", "sandbox-base") == ("enforcing", False)
+    assert mode('steps = [{ selinux = { mode = "enforcing" } }]', "sandbox-base") == ("enforcing", True)
+    family = '[distribution.el9]\nselinux = "permissive"\n'
+    assert mode(own + family, "sandbox-base") == mode(own + family, "other-base") == ("permissive", True)
+    nearer = '[distribution.rocky9]\nselinux = "permissive"\n[distribution.third]\ninherits = "rocky9"\n'
+    third = f'{nearer}source = {{ dvd = "x.iso" }}\n[image.third-base]\ndistribution = "third"\n'
+    assert mode(third, "third-base") == ("permissive", True)
+    assert mode(third, "sandbox-base") == ("enforcing", False)
 
 
 def test_other_promises_have_another_digest(tmp_path: Path) -> None:

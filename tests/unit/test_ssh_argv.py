@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from builder.errors import ConfigError
 from builder.tools import ssh
 
 TARGET = ssh.Target(port=40022, key=Path("/keys/id"))
@@ -24,3 +27,21 @@ def test_the_words_of_a_command_arrive_as_words() -> None:
 def test_a_terminal_is_asked_for_only_on_request() -> None:
     assert "-t" not in ssh.command(TARGET, "true")
     assert "-t" in ssh.command(TARGET, "top", tty=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/a b/id", ["-i", Path("/a b/id")]),
+        ("/100%d/id", ["-o", 'IdentityFile="/100%%d/id"']),
+        ('/a "b" \\c/id', ["-o", 'IdentityFile="/a \\"b\\" \\\\c/id"']),
+    ],
+)
+def test_no_part_of_a_keys_path_means_anything_to_ssh(path: str, words: list[object]) -> None:
+    assert ssh.identity(Path(path)) == words
+
+
+@pytest.mark.parametrize("path", ["/${HOME}/id", "/a\nb/id"])
+def test_a_key_of_which_ssh_cannot_be_told(path: str) -> None:
+    with pytest.raises(ConfigError, match="ssh cannot be told of a key with this path"):
+        ssh.identity(Path(path))

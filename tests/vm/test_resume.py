@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +24,21 @@ steps = [
 ]
 """
 
+OFFLINE = """
+[image.sandbox-resumed]
+parent = "sandbox-upgrade"
+steps = [
+  { run = "cat /proc/sys/kernel/random/boot_id >> /etc/first" },
+  { run = "touch /etc/begun; ls /nowhere" },
+]
+"""
+
+MENDED_OFFLINE = """[
+  "test ! -e /etc/begun",
+  "cat /proc/sys/kernel/random/boot_id >> /etc/second",
+  "cat /etc/first /etc/second",
+]"""
+
 MENDED = """\
 test $(wc -l < /etc/first) = 1
 test $(wc -l < /etc/second) = 1
@@ -31,8 +48,9 @@ test ! -e /etc/third
 
 
 @pytest.fixture
-def project(golden: Golden, open_folder: Path) -> Iterator[Golden]:
-    yield golden.with_images(open_folder, DEFINITION)
+def project(golden: Golden, open_folder: Path, request: pytest.FixtureRequest) -> Iterator[Golden]:
+    """With the image sandbox-resumed, of DEFINITION if the test does not say of what."""
+    yield golden.with_images(open_folder, getattr(request, "param", DEFINITION))
     for path in [*golden.store.glob("images/sandbox-resumed-*"), *golden.store.glob("images/.sandbox-resumed-*")]:
         path.unlink()
     for folder in [*golden.store.glob("work/*"), *golden.store.glob("logs/sandbox-resumed-*")]:
@@ -68,6 +86,34 @@ def test_a_failed_last_step_costs_that_step(project: Golden) -> None:
     ).stdout
     parent = found["parent"]
     assert json.loads(backing)["backing-filename"] == f"{parent['image']}-{parent['version']}.qcow2"
+
+
+@pytest.mark.parametrize("project", [OFFLINE], indirect=True, ids=["offline"])
+def test_an_offline_step_that_failed_costs_that_step(project: Golden, open_folder: Path) -> None:
+    ended = project("build", "sandbox-resumed", expect=4)
+    assert "checkpoint: the state after step 1: run" in ended.stderr
+    assert "ls: cannot access '/nowhere'" in ended.stderr
+    assert "golden resume sandbox-resumed  once the cause is mended" in ended.stderr
+    (work,) = project.store.glob("work/*")
+
+    text = project.file.read_text()
+    project.file.write_text(text.replace('"touch /etc/begun; ls /nowhere"', MENDED_OFFLINE))
+    resumed = project("resume", "sandbox-resumed", "--json")
+    (*_, build) = resumed.json
+    assert build["id"]["version"] == work.name.removeprefix("sandbox-resumed-")
+    assert f"{build['id']['version']} goes on after step 1: run" in resumed.stderr
+    assert what_is_left(project) == []
+
+    # Each step ran once, in a start of the appliance of its own.
+    said = (project.store / "logs" / work.name / "2-run.log").read_text()
+    first, second = re.findall(r"^[0-9a-f]{8}-[0-9a-f-]{27}$", said, flags=re.MULTILINE)
+    assert first != second
+    # And both are in the image: a file's block has that one line, and nothing behind it.
+    raw = open_folder / "raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", build["file"], raw], check=True)
+    with raw.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as disk:
+        for line in (first, second):
+            assert disk.find(f"{line}\n".encode().ljust(4096, b"\0")) % 4096 == 0, line
 
 
 @pytest.mark.usefixtures("store_is_untouched")

@@ -1,0 +1,184 @@
+"""What `golden build` costs over the commands that it runs: virt-install, virt-customize, qemu-img and the like, bare.
+
+    PYTHONPATH=. python3 benchmarks/overhead.py --file golden.toml --state STATE --json docs/benchmarks-overhead.json
+
+The bare commands are those that `golden build --dry-run --rebuild` prints, pasted into a shell one after the other, on
+the files that it wrote for them. Beside each stands `golden build --rebuild`, start of Python to its end, with all that
+the bare way leaves out: the plan, locks, checkpoints, the parent's digest, the limits, the console, the checks of what
+was made, digests, the facts. In turn, so that a busy moment of the machine hits both, and the first of a pair is the
+other one each time. --layer is built --rounds times, --base --base-rounds times. Fails if the median of golden's is
+more than 5 % above that of the bare commands. About 70 s for a round of the sandbox's layer without KVM, 140 s for one
+of its base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.conditions import Others, machine, now
+from builder.preflight import accelerator
+from builder.progress import Reporter
+
+LIMIT = 0.05
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", type=Path, required=True, help="the golden.toml")
+    parser.add_argument("--state", type=Path, required=True, help="golden's state directory, with the images built")
+    parser.add_argument("--layer", default="sandbox-upgrade", help="a layer whose parent is built")
+    parser.add_argument("--rounds", type=int, default=3, help="of the layer")
+    parser.add_argument("--base", default="sandbox-base")
+    parser.add_argument("--base-rounds", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the result here")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.file.absolute(), arguments.state.absolute())
+    wanted = {arguments.layer: arguments.rounds, arguments.base: arguments.base_rounds}
+    result = bench.measure({image: rounds for image, rounds in wanted.items() if rounds})
+    text = json.dumps(result, indent=2)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if all(row["overhead"] <= LIMIT for row in result["images"]) else 1
+
+
+class Bench:
+    def __init__(self, file: Path, state: Path) -> None:
+        self.argv = [sys.executable, "-m", "builder", "--file", str(file), "--state", str(state)]
+        self.state = state
+
+    def measure(self, wanted: Mapping[str, int]) -> dict[str, Any]:
+        """wanted: image -> rounds."""
+        load_before = Others().seen()["load_before"]
+        kind = accelerator(self.state, reporter=Reporter("quiet")).kind
+        rows = [self.image(image, rounds=rounds) for image, rounds in wanted.items()]
+        return {
+            "when": now(),
+            "machine": machine() | {"accelerator": kind},
+            "load_before": load_before,
+            "busy": load_before > 1,
+            "images": rows,
+        }
+
+    def image(self, image: str, *, rounds: int) -> dict[str, Any]:
+        golden, plain, steps = [], [], []
+        for number in range(rounds):
+            for is_golden in (True, False) if number % 2 else (False, True):
+                if is_golden:
+                    golden.append(self.build(image))
+                    steps.append(self.steps(image))
+                else:
+                    plain.append(bare(self.commands(image)))
+                took = (golden if is_golden else plain)[-1]
+                print(f"{image}: {'golden' if is_golden else 'bare'}: {took:.1f} s", file=sys.stderr, flush=True)
+        return row(image, golden, plain) | {"golden_steps_s": steps}
+
+    def commands(self, image: str) -> list[dict[str, str]]:
+        """As golden prints them, with the files that they name; nothing is started."""
+        argv = [*self.argv, "build", "--dry-run", "--rebuild", "--json", image]
+        found = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        commands: list[dict[str, str]] = found[image]
+        return commands
+
+    def build(self, image: str) -> float:
+        begin = time.monotonic()
+        subprocess.run([*self.argv, "--progress", "plain", "build", "--rebuild", image], check=True, stdout=sys.stderr)
+        return time.monotonic() - begin
+
+    def steps(self, image: str) -> dict[str, float]:
+        """Of the newest build, as golden measured them itself."""
+        argv = [*self.argv, "show", image, "--json"]
+        shown = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        return {it["step"].partition(": ")[2]: it["seconds"] for it in shown["times"]}
+
+
+def row(image: str, golden: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
+    """overhead: a share of the bare commands' time."""
+    ours, theirs = statistics.median(golden), statistics.median(plain)
+    return {
+        "image": image,
+        "golden_s": [round(it, 2) for it in golden],
+        "bare_s": [round(it, 2) for it in plain],
+        "golden_median_s": round(ours, 2),
+        "bare_median_s": round(theirs, 2),
+        "overhead": round(ours / theirs - 1, 4),
+    }
+
+
+def bare(commands: Sequence[Mapping[str, str]]) -> float:
+    """Seconds of the commands, each in a shell of its own; servers run beside them and are ended, untimed.
+
+    What the last of them writes, a build that golden does not know, is removed.
+    """
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            if command["line"].endswith("&"):
+                stack.enter_context(server(shlex.split(command["line"].removesuffix("&"))))
+        begin = time.monotonic()
+        for command in commands:
+            if not command["line"].endswith("&"):
+                subprocess.run(["sh", "-c", command["line"]], check=True, stdout=sys.stderr, stdin=subprocess.DEVNULL)
+        seconds = time.monotonic() - begin
+    Path(shlex.split(commands[-1]["line"])[-1]).unlink()
+    return seconds
+
+
+@contextlib.contextmanager
+def server(argv: Sequence[str]) -> Iterator[None]:
+    """A web server, while the block runs; its last word is the port."""
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ) as process:
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(argv[-1]))):
+                    break
+                time.sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+
+
+def section(found: dict[str, Any]) -> dict[str, Any]:
+    """For docs/benchmarks.md, see page.py."""
+    return {
+        "title": "Overhead of a build",
+        "command": "PYTHONPATH=. python3 benchmarks/overhead.py --file golden.toml --state STATE "
+        "--json docs/benchmarks-overhead.json",
+        "about": f"""
+`golden build --rebuild`, from the start of Python to its end, against the commands that it runs, pasted into a shell as
+`golden build --dry-run` prints them: virt-install, virt-customize, qemu-img, and the few around them. In turn. golden's
+time has in it what the bare commands leave out: the plan, locks, checkpoints, the parent's digest, limits, checks of
+what was made, digests. The script fails if golden's median is more than {LIMIT:.0%} above the other.""",
+        "tables": [
+            {
+                "title": "Median",
+                "head": ["image", "rounds", "golden, s", "bare commands, s", "overhead, s", "overhead"],
+                "rows": [
+                    [
+                        row["image"],
+                        len(row["golden_s"]),
+                        f"{row['golden_median_s']:.1f}",
+                        f"{row['bare_median_s']:.1f}",
+                        f"{row['golden_median_s'] - row['bare_median_s']:.1f}",
+                        f"{row['overhead']:.1%}",
+                    ]
+                    for row in found["images"]
+                ],
+            }
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Each benchmark in small: what it measures is there, and the page can be made of it. No guests, no figures."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import conditions, depth, depth_boots, growth, nights, overhead, package_install, small_layers
+from builder.config import load
+from builder.plan import order
+from builder.tools.free_port import free_port
+
+TOP = Path(__file__).parents[2]
+PAGE = runpy.run_path(str(TOP / "benchmarks/page.py"))
+SANDBOX = """\
+[project]
+name = "sandbox"
+ssh_key = "keys/id_ed25519"
+[distribution.sandbox]
+inherits = "el9"
+source = { dvd = "sandbox.iso" }
+repositories = { updates = "updates" }
+[image.sandbox-base]
+distribution = "sandbox"
+disk = "4 GiB"
+"""
+
+
+def on_page(section: dict[str, Any], found: dict[str, Any], folder: Path) -> str:
+    """As the page shows it, with plots that are there."""
+    for plot in section.get("plots", ()):
+        (folder / plot).touch()
+    text: str = PAGE["_text"](found | section, folder)
+    return text
+
+
+@pytest.mark.parametrize("script", sorted(it.stem for it in (TOP / "benchmarks").glob("*.py")))
+def test_every_script_can_be_started(script: str) -> None:
+    assert importlib.import_module(f"benchmarks.{script}").__doc__
+
+
+def test_a_layer_goes_all_ways_to_a_client(tmp_path: Path) -> None:
+    found = package_install.measure(tmp_path, 2, rounds=1)
+    assert set(found["ways"]) == set(package_install.NAMES)
+    for way in found["ways"].values():
+        assert way["bytes"] > 0
+        assert way["at_1_gbit_s"] == pytest.approx(way["total_s"] + way["bytes"] / 125_000_000, abs=0.02)
+    package_install.plot(found, tmp_path / "plot.svg")
+    assert "| RPM with xz -9 |" in on_page(package_install.section(found), found, tmp_path)
+
+
+def test_the_run_with_the_median_is_shown() -> None:
+    runs = [{"total_s": 3.0, "a": 1}, {"total_s": 1.0, "a": 2}, {"total_s": 2.0, "a": 3}]
+    assert package_install.middle(runs) == {"total_s": 2.0, "a": 3, "runs_s": [3.0, 1.0, 2.0]}
+
+
+def test_growth_is_measured_of_plans_channels_and_clones(tmp_path: Path) -> None:
+    found = growth.measure([10], [4], [2], rounds=1)
+    for part, what in growth.PARTS:
+        (row,) = found[part]
+        assert row[what] > 0
+        assert row["seconds"] > 0
+        assert row["peak_bytes"] > 2**20
+    growth.plot(found, tmp_path / "plot.svg")
+    assert "| images in the project | plan, s | memory, MiB |" in on_page(growth.section(found), found, tmp_path)
+
+
+def test_readers_read_chains_and_the_flat_file(tmp_path: Path) -> None:
+    tops = depth.make_chain(tmp_path, disk_mib=8, layer_mib=1)
+    flat = depth.flatten(tops[5], tmp_path / "flat.qcow2")
+    for read in (depth.bench(8 * 2**20), depth.whole):
+        read(tops[5])
+        read(flat)
+    assert depth.chain_bytes(tops[5]) > depth.chain_bytes(tops[1]) > 0
+
+
+def test_boots_are_of_a_project_that_golden_reads(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "updates").mkdir(parents=True)
+    (project / "golden.toml").write_text(SANDBOX)
+    (project / "keys").mkdir()
+    (project / "sandbox.iso").touch()
+    (tmp_path / "copy").mkdir()
+    file = depth_boots.with_layers(project / "golden.toml", tmp_path / "copy")
+    assert order(load(file), ["sandbox-deep-5"]) == [depth_boots.image_of(number) for number in depth_boots.DEPTHS]
+
+
+def test_a_boots_layer_writes_every_fifth_file_anew(tmp_path: Path) -> None:
+    files = [tmp_path / f"a file {number}" for number in range(5)]
+    for file in files:
+        file.write_text(file.name)
+        file.chmod(0o640)
+    before = {file: file.stat().st_ino for file in files}
+    command = depth_boots.REWRITE.format(parts=5, part=1).replace("/usr", str(tmp_path))
+    subprocess.run(["sh", "-euc", command], check=True)
+    assert [file.name for file in files if file.stat().st_ino != before[file]] == ["a file 0"]
+    assert {file.read_text() for file in files} == {file.name for file in files}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}
+
+
+def test_bare_commands_run_beside_their_servers_and_leave_no_build(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (tmp_path / "served").write_text("served")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/served"
+    lines = [
+        f"{sys.executable} -m http.server --bind 127.0.0.1 --directory {tmp_path} {port} &",
+        f"curl --fail --silent -o {tmp_path}/got {address}",
+        f"cp {tmp_path}/got {target}",
+    ]
+    assert overhead.bare([{"title": "t", "line": line} for line in lines]) > 0
+    assert (tmp_path / "got").read_text() == "served"
+    assert not target.exists()
+
+
+def test_overhead_is_a_share_of_the_bare_commands(tmp_path: Path) -> None:
+    row = overhead.row("demo", [11.0, 10.4, 10.5], [10.0, 12.0, 9.0])
+    assert row["overhead"] == 0.05
+    found = {"when": conditions.now(), "machine": conditions.machine(), "images": [row]}
+    assert "| demo | 3 | 10.5 | 10.0 | 0.5 | 5.0% |" in on_page(overhead.section(found), found, tmp_path)
+
+
+def test_what_a_client_downloads_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(3000))
+    with nights.serving(tmp_path) as (url, sent):
+        for _ in range(2):
+            subprocess.run(["curl", "--fail", "--silent", "-o", tmp_path / "got", f"{url}/file"], check=True)
+        assert sent == [6000]
+
+
+def test_machines_of_this_store_are_counted_and_no_others(tmp_path: Path) -> None:
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    started = []
+    with nights.machines(mine) as seen:
+        try:
+            for folder in (others, mine):
+                folder.mkdir()
+                (folder / "disk").touch()
+                words = ["qemu-system-fake", "-f", folder / "disk"]
+                started.append(subprocess.Popen(words, executable=shutil.which("tail"), stdout=subprocess.DEVNULL))
+            while not seen:
+                assert started[-1].poll() is None
+                time.sleep(0.05)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+    assert seen == {str(started[-1].pid)}
+
+
+def test_what_is_written_anew_is_published_once_whatever_its_names(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(10))
+    before = nights.files(tmp_path)
+    os.link(tmp_path / "a", tmp_path / "b")
+    assert nights.files(tmp_path) == before
+    (tmp_path / "c").write_bytes(bytes(7))
+    assert [size for file, size in nights.files(tmp_path).items() if file not in before] == [7]
+
+
+def test_nights_are_shown(tmp_path: Path) -> None:
+    row = {"built": 2, "machines": 4, "seconds": 61.24, "published_bytes": 2**20, "downloaded_bytes": 2**19}
+    found = {
+        "when": conditions.now(),
+        "machine": conditions.machine(),
+        "image": "sandbox-tools-installed",
+        "images": 3,
+        "update_mib": 1,
+        "nights": [{"night": "nothing changed", "client_s": 1.0, **row}],
+    }
+    nights.plot(found, tmp_path / "plot.svg")
+    text = on_page(nights.section(found), found, tmp_path)
+    assert "| nothing changed | 2 | 4 | 61.2 | 1.00 | 0.50 | 1.0 |" in text
+
+
+def test_all_changes_with_the_size_of_the_bases_disk(tmp_path: Path) -> None:
+    file = tmp_path / "golden.toml"
+    file.write_text(SANDBOX)
+    nights.change_everything(file)
+    assert 'disk = "5 GiB"' in file.read_text()
+    with pytest.raises(SystemExit, match=r"is not the sandbox's: its base has no disk of 4 GiB"):
+        nights.change_everything(file)
+
+
+def test_an_update_is_a_newer_package_in_the_repository(tmp_path: Path) -> None:
+    updates = tmp_path / "updates"
+    (updates / "Packages").mkdir(parents=True)
+    small_layers.add_update(updates, tmp_path, 1)
+    (rpm,) = updates.rglob("*.rpm")
+    assert rpm.name == "sandbox-facts-99-1.noarch.rpm"
+    assert (updates / "repodata/repomd.xml").exists()
+
+
+def test_work_of_others_is_seen() -> None:
+    others = conditions.Others()
+    _, busy = conditions.timed(lambda: sum(range(10**6)))
+    assert busy > 0
+    found = others.seen()
+    assert found["others_processors"] >= 0
+    assert found["busy"] is (found["others_processors"] > conditions.BUSY)
+
+
+def test_the_machine_is_shown() -> None:
+    assert PAGE["machine"](conditions.machine()).endswith(f"Linux {os.uname().release}")
