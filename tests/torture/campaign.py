@@ -58,20 +58,25 @@ class _Undisturbed:
 
 
 class Campaign:
-    """folder: an empty one, which is mounted over. rounds: of ends at random times. limit_s: no trial begins later."""
+    """folder: an empty one, which is mounted over. rounds: of ends at random times. limit_s: no trial begins later.
+
+    seed: says what is random. part: which of how many this campaign is; together they are one.
+    """
 
     def __init__(
         self,
         folder: Path,
-        dice: random.Random,
         *,
+        seed: int,
+        part: tuple[int, int],
         kinds: Sequence[str],
         is_short: bool,
         rounds: int,
         limit_s: float,
     ) -> None:
         world.furnish(folder)
-        self._dice, self._kinds, self._is_short, self._rounds = dice, kinds, is_short, rounds
+        self._seed, self._part, self._kinds, self._is_short, self._rounds = seed, part, kinds, is_short, rounds
+        self._dice = random.Random(seed)
         self._folder, self._limit_s = folder, limit_s
         self._libvirt = world.Libvirt(Path("/run/libvirtd.log"))
         self._libvirt.start()
@@ -83,9 +88,7 @@ class Campaign:
         """In an order that the dice say: what there is no time for is then of all commands alike."""
         report, begin = Report(), time.monotonic()
         scenarios.prepare(self._stage, {it.begin for it in wanted})
-        known = [self._undisturbed(it) for it in wanted]
-        planned = [(it, disturbance) for it in known for disturbance in self._disturbances(it)]
-        self._dice.shuffle(planned)
+        planned = self._planned([self._undisturbed(it) for it in wanted])
         report.planned = len(planned)
         for undisturbed, disturbance in planned:
             if time.monotonic() - begin > self._limit_s:
@@ -97,6 +100,18 @@ class Campaign:
         report.installations = self._clients.installations
         report.seconds = time.monotonic() - begin
         return report
+
+    def _planned(self, known: Sequence[_Undisturbed]) -> list[tuple[_Undisturbed, Disturbance]]:
+        """This part's. By what a trial is, and not how many came before: parts may see a scenario differ a little."""
+        number, count = self._part
+        found = []
+        for it in known:
+            self._dice = random.Random(f"{self._seed} {it.scenario.name}")
+            for index, disturbance in enumerate(self._disturbances(it)):
+                place = random.Random(f"{self._seed} {it.scenario.name} {index}").randrange(2**32)
+                found.append((place, it, disturbance))
+        found.sort(key=lambda entry: entry[0])
+        return [(it, disturbance) for place, it, disturbance in found if place % count == number]
 
     def _undisturbed(self, scenario: Scenario) -> _Undisturbed:
         self._set_out(scenario)
@@ -161,7 +176,10 @@ class Campaign:
     def _hardships(self, scenario: Scenario) -> list[Hardship]:
         """What a command may lack; in a short campaign one of them."""
         found = [
-            *(Hardship(f"{size // KIB} KiB of room", room_bytes=size) for size in (0, 64 * KIB, 256 * KIB, MIB)),
+            *(
+                Hardship(f"{size // KIB} KiB of room", room_bytes=size)
+                for size in (0, 64 * KIB, 256 * KIB, MIB, 16 * MIB)
+            ),
             # Where a machine runs, its disk is being written.
             *([] if scenario.begins_running else [Hardship("a read-only store", is_readonly=True)]),
             *(
@@ -233,7 +251,7 @@ class Campaign:
         wrong: list[str] = []
         try:
             wrong += self._look(first, expects)
-            wrong += self._again(scenario, words, it.result, was_rebooted=kind == _WORDS["reboot"])
+            wrong += self._again(scenario, words, it.result, is_off=kind == _WORDS["reboot"] or "for QEMU" in kind)
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
         return Trial(scenario.name, said, kind, first.status, tuple(wrong), time.monotonic() - begin)
@@ -288,7 +306,7 @@ class Campaign:
             if "qemu-system" not in command.partition(" ")[0]
         }
 
-    def _again(self, scenario: Scenario, words: Sequence[str], expected: Any, *, was_rebooted: bool) -> list[str]:
+    def _again(self, scenario: Scenario, words: Sequence[str], expected: Any, *, is_off: bool) -> list[str]:
         wrong = []
         for command in scenario.clears:
             self._stage.ok(*command)
@@ -302,7 +320,7 @@ class Campaign:
         wrong += self._ended()
         wrong += self._channels()
         found = scenario.result(self._stage)
-        if found != expected and was_rebooted and scenario.begins_running:
+        if found != expected and is_off and scenario.begins_running:
             # A machine that ran before is off, which it says.
             found, expected = ({**it, "clones": [name for name, _ in it["clones"]]} for it in (found, expected))
         if found != expected:

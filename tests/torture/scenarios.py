@@ -63,7 +63,7 @@ def built(stage: Stage) -> Any:
     return {"builds": sorted(stage.builds().values()), "plan": plan, "half-made": stage.half_made()}
 
 
-def built_online(stage: Stage) -> Any:
+def built_by_machines(stage: Stage) -> Any:
     """As `built`, and no machine is left of it."""
     return {**built(stage), "domains": world.domains()}
 
@@ -233,10 +233,17 @@ SCENARIOS = (
     Scenario("build", "base", ("build", "sandbox-app"), built),
     Scenario("build on", "more", ("build", "sandbox-app", "--rebuild"), built_on),
     Scenario(
+        "install",
+        "built",
+        ("--file", "{folder}/new.toml", "build", "sandbox-new"),
+        built_by_machines,
+        has_machines=True,
+    ),
+    Scenario(
         "build online",
         "built",
         ("--file", "{folder}/online.toml", "build", "sandbox-online"),
-        built_online,
+        built_by_machines,
         has_machines=True,
     ),
     Scenario(

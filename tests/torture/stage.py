@@ -52,6 +52,11 @@ LEAF = """
 parent = "sandbox-app"
 steps = [ { script = "golden.private/fix.sh" } ]
 """
+NEW = """
+[image.sandbox-new]
+distribution = "sandbox"
+disk = "1 GiB"
+"""
 ONLINE = """
 [image.sandbox-online]
 parent = "sandbox-app"
@@ -98,6 +103,37 @@ name=$(virsh -q -c qemu:///system list --name | grep online) || exit 255
 case $last in
     *poweroff*) virsh -q -c qemu:///system destroy "$name" >/dev/null ;;
 esac
+"""
+
+
+# virt-install, as far as it matters: a machine that is there while the disk is being written, and not after it.
+_INSTALLER = """\
+#!/bin/sh -e
+case "$*" in
+    --version) exec echo 4.1.0 ;;
+    "--osinfo list") exec echo rocky9 ;;
+esac
+while [ $# -gt 1 ]; do
+    case $1 in
+        --name) name=$2 ;;
+        --disk) disk=${2#path=} ;;
+        --serial) console=${2#*log.file=} ;;
+    esac
+    shift
+done
+disk=${disk%%,*} console=${console%%,*}
+cat > "$disk.xml" <<END
+<domain type='qemu'>
+  <name>$name</name>
+  <memory unit='MiB'>16</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+</domain>
+END
+virsh -q -c qemu:///system create "$disk.xml"
+rm "$disk.xml"
+echo installing >> "$console"
+qemu-io -c "write -q -P 7 0 66M" "$disk"
+virsh -q -c qemu:///system destroy "$name"
 """
 
 
@@ -165,6 +201,7 @@ class Stage:
         (folder / "sandbox.iso").write_bytes(_DVD)
         (folder / "golden.toml").write_text(PROJECT)
         (folder / "more.toml").write_text(PROJECT + LEAF)
+        (folder / "new.toml").write_text(PROJECT + NEW)
         (folder / "online.toml").write_text(PROJECT + ONLINE)
         self.upstream = Upstream(_UPSTREAM)
         digest = hashlib.sha256(_UPSTREAM["dvd.iso"]).hexdigest()
@@ -192,8 +229,7 @@ class Stage:
         assert text.count(reads) == 1
         text = text.replace(reads, f"{reads}        fetch(text)\n").replace("qemu = ", f"{fetch}qemu = ", 1)
         self._program("virt-customize", text)
-        # It only says its version, which takes the real one half a second.
-        self._program("virt-install", "#!/bin/sh\necho 4.1.0\n")
+        self._program("virt-install", _INSTALLER)
         self._program("ssh", _SSH)
         # Nobody says its name at the port of a machine without an operating system.
         ssh.wait_until_answers = lambda *_, **__: 0.1  # type: ignore[assignment]

@@ -20,6 +20,7 @@ _PATIENCE_S = 60.0
 
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_OWN_BOOT_ID = Path("/run/boot_id")
 
 
 def enter() -> None:
@@ -46,6 +47,8 @@ def furnish(folder: Path) -> None:
         _mount(Path(place))
     _mount(folder)
     Path("/run/lock").mkdir()
+    _OWN_BOOT_ID.write_text(f"{uuid.uuid4()}\n")
+    subprocess.run(["mount", "--bind", _OWN_BOOT_ID, _BOOT_ID], check=True)
     # Without a daemon for logs, which would be one more to look after.
     Path("/etc/libvirt/qemu.conf").write_text('stdio_handler = "file"\n')
     Path("/etc/libvirt/libvirtd.conf").write_text('auth_unix_rw = "none"\n')
@@ -64,9 +67,7 @@ def reboot(libvirt: Libvirt, *keep: int) -> None:
     for path in Path("/run/libvirt").rglob("*"):
         if not path.is_dir():
             path.unlink()
-    other = Path("/run/boot_id")
-    other.write_text(f"{uuid.uuid4()}\n")
-    subprocess.run(["mount", "--bind", other, _BOOT_ID], check=True)
+    _OWN_BOOT_ID.write_text(f"{uuid.uuid4()}\n")
     libvirt.start()
 
 
