@@ -12,8 +12,8 @@ demo: ## set up, then the whole job once: DVD, layers, RPMs, repository, dnf, a 
 test: ## set up, then all tests (40 minutes)
 	./ci/test
 
-torture: ## end golden's commands at every place and in want of everything, and run them again (1 hour; root; ROUNDS=10)
-	.venv/bin/python -m tests.torture --rounds $(or $(ROUNDS),10)
+torture: ## end golden's commands everywhere and in want of everything, and run them again (30 minutes at most; root; JSON=FILE)
+	.venv/bin/python -m tests.torture --jobs 2 --minutes $(or $(MINUTES),25) --rounds $(or $(ROUNDS),10) $(if $(JSON),--json $(JSON))
 
 fuzz: ## hostile input for each reader, found by coverage (15 minutes; SECONDS=60 for each)
 	.venv/bin/pip install -q -e '.[fuzz]'

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, SecretStr
 
-from builder import config_distributions, config_images, private
+from builder import config_distributions, config_images, private, toml_lines
 from builder.catalogue import Raw
 from builder.config_problems import Lines, Problems
 from builder.config_publication import RawPublish, RawRetention, RawSigning
@@ -16,7 +15,6 @@ from builder.errors import ConfigError, Problem, did_you_mean
 from builder.model import Project
 from builder.password import parse_hash
 from builder.publication import Publication
-from builder.toml_lines import key_lines
 
 Hash = Annotated[SecretStr, BeforeValidator(parse_hash)]
 
@@ -48,9 +46,8 @@ def load(file: Path) -> Project:
 
 def _read(file: Path) -> tuple[dict[str, Any], Lines]:
     try:
-        text = file.read_text(encoding="utf-8")
-        return tomllib.loads(text), key_lines(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return toml_lines.read(file)
+    except ValueError as error:
         raise ConfigError(f"{file.name} is not TOML", problems=[Problem(file.name, str(error))]) from error
 
 

@@ -57,10 +57,11 @@ class RawDistribution(RawSetup):
 def read(own: Mapping[str, dict[str, Any]], *, file: Path, problems: Problems) -> dict[str, Distribution]:
     """All that golden knows and that `own`, the tables of `file`, define; without those that have problems."""
     known = catalogue()
+    everything = overriding(own)
     found: dict[str, Distribution] = {}
     for name in {**known, **own}:
         problems.check_name(name, ("distribution", name))
-        merged = _inherited(name, own=overriding(own), seen=(), problems=problems)
+        merged = _inherited(name, own=everything, problems=problems)
         if merged is None:
             continue
         raw = problems.checked(RawDistribution, merged, at=("distribution", name))
@@ -69,22 +70,24 @@ def read(own: Mapping[str, dict[str, Any]], *, file: Path, problems: Problems) -
     return found
 
 
-def _inherited(
-    name: str, *, own: Mapping[str, dict[str, Any]], seen: tuple[str, ...], problems: Problems
-) -> dict[str, Any] | None:
+def _inherited(name: str, *, own: Mapping[str, dict[str, Any]], problems: Problems) -> dict[str, Any] | None:
     """The distribution's keys over those of all that it inherits; None, and a problem, if that makes no sense."""
-    place = ("distribution", name, "inherits")
-    if name in seen:
-        problems.add(place, f"inherits from itself: {' -> '.join((*seen, name))}")
-        return None
-    parent = own[name].get("inherits")
-    if parent is None:
-        return own[name]
-    if parent not in own:
-        problems.add(place, f"there is no distribution '{parent}'{did_you_mean(str(parent), own)}")
-        return None
-    inherited = _inherited(parent, own=own, seen=(*seen, name), problems=problems)
-    return None if inherited is None else {**inherited, **own[name]}
+    chain = {name: own[name]}
+    last = name
+    while (parent := own[last].get("inherits")) is not None:
+        place = ("distribution", last, "inherits")
+        if not isinstance(parent, str) or parent not in own:
+            problems.add(place, f"there is no distribution '{parent}'{did_you_mean(str(parent), own)}")
+            return None
+        if parent in chain:
+            problems.add(("distribution", parent, "inherits"), f"inherits from itself: {' -> '.join((*chain, parent))}")
+            return None
+        chain[parent] = own[parent]
+        last = parent
+    merged: dict[str, Any] = {}
+    for table in reversed(chain.values()):
+        merged |= table
+    return merged
 
 
 def _distribution(

@@ -237,7 +237,8 @@ class Pipeline:
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             times=tuple(self.reporter.times[first:]),
             commands=tuple(command.line for command in commands),
-            tools=preflight.versions(_PROGRAMS),
+            # virt-install is asked only where it was used: it takes its time to say its version.
+            tools=preflight.versions([name for name in _PROGRAMS if name != "virt-install" or not chain]),
             software=trail.record.software,
         )
         self.store.commit(build, disk=target, packages=packages, logs=bench.logs)

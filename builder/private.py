@@ -56,7 +56,7 @@ def _is_below_folder(path: str) -> bool:
 def heirs(names: Iterable[str], distributions: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """`names` and every distribution that inherits from one of them. distributions: raw, free of cycles."""
     found = set(names)
-    while more := {name for name, raw in distributions.items() if raw.get("inherits") in found} - found:
+    while more := {name for name, raw in distributions.items() if str(raw.get("inherits")) in found} - found:
         found |= more
     return found
 

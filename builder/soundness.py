@@ -16,7 +16,7 @@ from builder.errors import GoldenError, VerifyError
 from builder.preflight import Finding
 from builder.progress import Reporter
 from builder.store import Store, read_build, sha256, verify_digest
-from builder.tools import package_cache, rpm, saved_memory
+from builder.tools import package_cache, rpm
 from builder.tools.openpgp import Signer
 
 
@@ -105,8 +105,7 @@ def _memory(state: Path) -> Iterator[Finding]:
     for place, memory in saved.all_saved(state):
         try:
             pins.check(memory.pins, what=f"the saved memory of {memory.stem}", is_full=True)
-            if saved_memory.checksum(place / "memory") != memory.memory_crc32:
-                raise VerifyError(f"{place / 'memory'} was changed after it was saved")
+            saved.check(memory, place)
         except (GoldenError, OSError) as error:
             told = error if isinstance(error, GoldenError) else VerifyError(f"{place / 'memory'}: {error.strerror}")
             yield _damaged(f"memory {memory.stem}", told, remedy=f"rm -r {place}  and golden clone warm {memory.stem}")

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import pathlib
 import tomllib
+from typing import Any
 
 import tree_sitter
 import tree_sitter_toml
 
 Path = tuple[str | int, ...]
+
+
+def read(file: pathlib.Path) -> tuple[dict[str, Any], dict[Path, int]]:
+    """A TOML file, and the line of each key in it. Raises OSError, and ValueError with what is wrong with it."""
+    text = file.read_text(encoding="utf-8")
+    try:
+        return tomllib.loads(text), key_lines(text)
+    except RecursionError as error:  # both go down with it
+        raise ValueError("its values are nested too deeply") from error
 
 
 def key_lines(text: str) -> dict[Path, int]:

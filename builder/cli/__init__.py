@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import click
+from rich.console import Console
 
 from builder import __version__
 from builder.cli.bisect import bisect
@@ -38,6 +39,7 @@ from builder.cli.session import Session, examples
 from builder.cli.sparrowdo import sparrowdo, validate
 from builder.cli.status import status
 from builder.cli.step import accept, step
+from builder.cli.table import folded
 from builder.cli.test import test
 from builder.cli.verify import verify_images
 from builder.cli.why import why
@@ -131,8 +133,12 @@ def _report_bug() -> int:
 
 
 def print_error(error: GoldenError) -> None:
-    """The headline, then aligned rows; several lines in a row are indented under its label."""
-    click.echo(f"golden: error: {error.what}", err=True)
+    """The headline, then aligned rows; several lines in a row are indented under its label.
+
+    On a terminal the headline is folded between words. The rows are not: commands and paths are there to be copied.
+    """
+    width = Console(stderr=True).width if sys.stderr.isatty() and "\n" not in error.what else None
+    click.echo(folded("golden: error: ", error.what, width=width), err=True)
     rows = error.rows()
     width = max((len(label) for label, _ in rows if label), default=0)
     for label, text in rows:

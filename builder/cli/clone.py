@@ -166,8 +166,8 @@ def gc(session: Session, dry_run: bool, with_memory: bool, as_json: bool) -> Non
         print_json([garbage.model_dump() for garbage in found])
         return
     print_table(
-        ["WHAT", "NAME", "WHY", "SIZE"],
-        [[it.kind, it.name, it.reason, format_bytes(it.size_bytes)] for it in found],
+        ["NAME", "WHAT", "WHY", "SIZE"],
+        [[it.name, it.kind, it.reason, format_bytes(it.size_bytes)] for it in found],
         empty="nothing to remove",
     )
 

@@ -58,8 +58,8 @@ def collect(session: Session, url: str | None, dry_run: bool, as_json: bool) -> 
         return
     shown = found.verdicts if dry_run else found.removed
     goes = "would go" if dry_run else "gone"
-    rows = [[it.where, it.name, "stays" if it.stays else goes, _in_words(it.reasons)] for it in shown]
-    print_table(["WHERE", "WHAT", "", "WHY"], rows, empty="nothing to remove")
+    rows = [[it.name, "stays" if it.stays else goes, it.where, _in_words(it.reasons)] for it in shown]
+    print_table(["WHAT", "", "WHERE", "WHY"], rows, empty="nothing to remove")
     click.echo(f"{len(found.removed)} {goes}, {format_bytes(found.freed_bytes)}")
 
 

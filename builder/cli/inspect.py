@@ -7,6 +7,7 @@ import click
 from builder import package_changes
 from builder.cli.build import build_summary, complete_image, find
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
+from builder.cli.table import print_facts
 from builder.errors import ConfigError
 from builder.model import Build
 from builder.packages import compare
@@ -75,8 +76,7 @@ def show(session: Session, image: str, as_json: bool) -> None:
         *(["tool", f"{name}: {version}"] for name, version in build.tools.items()),
         ["logs", str(session.store.logs / build.stem)],
     ]
-    for label, text in rows:
-        click.echo(f"{label + ':':<12} {text}")
+    print_facts(rows, label_width=12)
 
 
 @click.command(

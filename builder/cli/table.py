@@ -29,6 +29,22 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
     click.echo(laid_out(columns, rows, console=console, is_bounded=sys.stdout.isatty()))
 
 
+def print_facts(rows: Sequence[Sequence[str]], *, label_width: int) -> None:
+    """Label and text in each line; on a terminal, what is longer is folded between words, below the text."""
+    width = Console().width if sys.stdout.isatty() else None
+    for label, text in rows:
+        click.echo(folded(f"{label + ':':<{label_width}} ", text, width=width))
+
+
+def folded(lead: str, text: str, *, width: int | None) -> str:
+    """`text` behind `lead`, in lines of `width` letters at most, unless a word is longer; None: in one line."""
+    if not text or width is None or cell_len(lead) + cell_len(text) <= width:
+        return lead + text
+    # What is longer than a line, such as a path, is left to the terminal, so that it can be copied whole.
+    lines = textwrap.wrap(text, max(width - len(lead), 1), break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * len(lead)}".join([lead + lines[0], *lines[1:]])
+
+
 def laid_out(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, console: Console, is_bounded: bool = True
 ) -> str:
@@ -80,8 +96,4 @@ def _print_records(console: Console, columns: Sequence[str], rows: Sequence[Sequ
             if not text or n == title or not columns[n]:
                 continue
             lead = f"  {columns[n].lower():<{label}}  "
-            # What is longer than a line, such as a path, is left to the terminal, so that it can be copied whole.
-            lines = textwrap.wrap(
-                text, max(console.width - len(lead), 1), break_long_words=False, break_on_hyphens=False
-            )
-            console.print(f"\n{' ' * len(lead)}".join([lead + lines[0], *lines[1:]]), soft_wrap=True)
+            console.print(folded(lead, text, width=console.width), soft_wrap=True)

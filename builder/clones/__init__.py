@@ -139,7 +139,15 @@ def create_all(
                 seconds.append(None)
                 continue
             with reporter.step(f"boot {lease.name}") as step:
-                wait(lease, state=state, connection=connection, timeout_s=boot_timeout_s, note=step.note)
+                wait(
+                    lease,
+                    state=state,
+                    connection=connection,
+                    timeout_s=boot_timeout_s,
+                    note=step.note,
+                    # What was just made went on from memory, or was booted.
+                    is_up=lease.warm is not None,
+                )
             seconds.append(time.monotonic() - begin)
     except BaseException:
         _remove_all([lease.name for lease in made], state=state, connection=connection)

@@ -60,8 +60,19 @@ def _addresses(lease: Lease, domain: Domain) -> list[str]:
     return domain.addresses() or neighbours.addresses(mac(lease.uuid, number) for number in range(len(lease.nics)))
 
 
-def wait(lease: Lease, *, state: Path, connection: Connection, timeout_s: float, note: Callable[[str], None]) -> float:
-    """Seconds until SSH answered. The log goes with the clone, so an error quotes the console's end."""
+def wait(
+    lease: Lease,
+    *,
+    state: Path,
+    connection: Connection,
+    timeout_s: float,
+    note: Callable[[str], None],
+    is_up: bool = False,
+) -> float:
+    """Seconds until SSH answered. The log goes with the clone, so an error quotes the console's end.
+
+    is_up: as in `ssh.wait_until_answers`: it has just gone on from memory, or waited in a pool.
+    """
     if lease.key is None:
         raise ConfigError("waiting for SSH needs a key", try_next="--key FILE, or --no-wait")
     begin, domain, console = time.monotonic(), running(lease, connection), Console(console_log(state, lease.name))
@@ -81,6 +92,7 @@ def wait(lease: Lease, *, state: Path, connection: Connection, timeout_s: float,
             timeout_s=max(0.0, timeout_s - (time.monotonic() - begin)),
             is_alive=is_alive,
             note=note,
+            is_up=is_up,
         )
     except ToolError as error:
         console.poll()

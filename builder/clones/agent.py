@@ -37,6 +37,8 @@ SSH = Path("/etc/ssh")
 
 BREATH_S = 2
 ADDRESS_S = 5
+LISTEN_S = 5
+SSH_PORT = 22
 
 
 def stir(entropy: bytes) -> None:
@@ -105,13 +107,23 @@ def wait_for_addresses(cards: Any) -> None:
 
 
 def find_sshd() -> int:
-    """The process that listens; 0 if there is none. Looked for while there is time, before the memory is saved."""
+    """The process that listens, if it has to be told of new keys; else 0. Looked for before the memory is saved."""
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
             lines = status.read_text().splitlines()
             if lines[0] == "Name:\tsshd" and "PPid:\t1" in lines:
-                return int(status.parent.name)
+                return int(status.parent.name) if keeps_its_keys(status.parent) else 0
     return 0
+
+
+def keeps_its_keys(sshd: Path) -> bool:
+    """Whether the process hands the keys that it read on, to the program for a connection (OpenSSH from 9.8 on).
+
+    Before, it starts itself anew for each connection and reads the keys then, unless it was told not to, by -r.
+    sshd: its folder in /proc. Source: OpenSSH's sshd.c of 8.7, 9.2 and 9.8, "rexec_flag".
+    """
+    words = (sshd / "cmdline").read_bytes().replace(b"\0", b" ").split()
+    return any(word[:1] == b"-" and b"r" in word for word in words) or b"sshd-session" in (sshd / "exe").read_bytes()
 
 
 def replace_host_keys(keys: Any) -> bool:
@@ -163,27 +175,53 @@ def hang_up(sshd: int) -> None:
         os.kill(sshd, signal.SIGHUP)
 
 
+def listeners() -> Any:
+    """Inodes of the sockets that listen at SSH's port. Source: proc_net_tcp in the kernel's documentation."""
+    found = set()
+    for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        for _, here, _, state, _, _, _, _, _, inode, *_ in map(str.split, lines):
+            if state == "0A" and int(here.split(":")[1], 16) == SSH_PORT:
+                found.add(inode)
+    return found
+
+
+def wait_for_listener(before: Any) -> None:
+    """Until others than `before` listen: who asks while there is none is refused, and has to ask again."""
+    deadline = time.monotonic() + LISTEN_S
+    while time.monotonic() < deadline:
+        now = listeners()
+        if now and not now & before:
+            return
+        time.sleep(0.01)
+
+
 def renew(order: Any, sshd: int) -> bool:
+    """Host keys come early: sshd begins anew on one processor while the rest is done on the other."""
     time.clock_settime(time.CLOCK_REALTIME, order["now"])
     stir(base64.b64decode(order["entropy"]))
-    cards = change_cards(order["macs"])
-    name(order["machine_id"], order["hostname"])
     if order.get("authorized_key"):
         let_in(order["authorized_key"])
     has_rsa = replace_host_keys(order["host_keys"])
+    before = listeners()
     hang_up(sshd)
+    name(order["machine_id"], order["hostname"])
+    cards = change_cards(order["macs"])
     wait_for_addresses(cards)
+    if sshd and before:
+        wait_for_listener(before)
     return has_rsa
 
 
-def read_line(port: Any) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        more = port.read(1)
+def read_lines(port: Any) -> Any:
+    """As many bytes at a time as there are: each call costs."""
+    rest = b""
+    while True:
+        more = port.read(4096)
         if not more:
             raise EOFError("the serial port was hung up")
-        line += more
-    return line
+        *whole, rest = (rest + more).split(b"\n")
+        yield from whole
 
 
 def make_raw(port: Any) -> None:
@@ -198,10 +236,11 @@ def main() -> int:
     sshd = find_sshd()
     with PORT.open("r+b", buffering=0) as port:
         make_raw(port)
-        line = b""
-        while not line.startswith(b"{"):
+        port.write(READY)
+        for line in read_lines(port):
+            if line.startswith(b"{"):
+                break
             port.write(READY)
-            line = read_line(port)
         try:
             has_rsa = renew(json.loads(line.decode()), sshd)
         except Exception as error:

@@ -26,7 +26,7 @@ def lay_overlay(place: Path, backing: Path, files: Sequence[Path], *, like: Path
         shutil.copyfile(like, aside)
     else:
         qemu_img.create_overlay(aside, backing)
-        qemu_img.verify_chain(aside, list(files))
+    qemu_img.verify_chain(aside, list(files))
     faults.place("clone.aside")
     aside.replace(place / DISK)
     faults.place("clone.overlay")

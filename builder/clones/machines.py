@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder.clones import pins, ready, saved
@@ -112,15 +113,19 @@ class _Starter:
         self._lease = self._lease.model_copy(update={"pins": memory.pins, "warm": memory.circumstances.key})
         # The lease before the overlay, here too: from now on the saved disk is in use.
         write(self._lease, self._place)
-        lay_overlay(self._place, memory.pins[0].path, [pin.path for pin in memory.pins])
+        empty = memory_place / saved.EMPTY
+        files = [pin.path for pin in memory.pins]
+        lay_overlay(self._place, files[0], files, like=empty if memory.is_mapped else None)
 
         def resume(lease: Lease) -> None:
             self._define(lease)
             saved.resume(memory, memory_place, self._resumed(lease), connection=self._connection)
 
-        with self._reserved(), saved.lock(self._state, memory.circumstances.key):
-            self._with_ports(resume)
-        saved.renew(self._lease, memory, self._resumed(self._lease))
+        with ThreadPoolExecutor(1) as beside:
+            keys = beside.submit(saved.host_keys)
+            with self._reserved(), saved.lock(self._state, memory.circumstances.key):
+                self._with_ports(resume)
+            saved.renew(self._lease, memory, self._resumed(self._lease), host_keys=keys.result())
         return self._lease
 
     def _resumed(self, lease: Lease) -> Machine:

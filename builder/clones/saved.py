@@ -2,8 +2,14 @@
 
 STATE/clones/.warm/KEY/warm.json      what it is the memory of; written last: what has none was cut off
                        disk.qcow2     the guest's disk at that moment, an overlay of the image, 0444
-                       memory         libvirt's file, with room for other definitions (builder/tools/saved_memory.py)
+                       memory         the guest's, to be mapped (builder/tools/mapped_memory.py)
+                       devices        the state of its devices, QEMU's
+                       machine.xml    its definition
+                       empty.qcow2    an overlay of disk.qcow2 that nobody wrote to
                        nvram.fd       UEFI's variables
+
+Where QEMU may not map such a file (a host's policy, a user who cannot give it to QEMU), `memory` is libvirt's file of
+all three, with room for other definitions (builder/tools/saved_memory.py): each start reads it all.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,12 +37,15 @@ from builder.clones import agent
 from builder.clones.leases import Lease, Pin
 from builder.errors import ToolError, VerifyError
 from builder.model import Frozen
-from builder.tools import saved_memory, ssh
-from builder.tools.domain import MACHINES, Machine, Nic
+from builder.tools import mapped_memory, saved_memory, ssh
+from builder.tools.domain import MACHINES, Machine, MappedMemory, Nic
 from builder.tools.libvirt import Connection
 
+MEMORY, DEVICES, DEFINITION, EMPTY = "memory", "devices", "machine.xml", "empty.qcow2"
 RENEW_TIMEOUT_S = 60.0
 _ASK_AGAIN_S = 2.0
+
+HostKeys = dict[str, tuple[str, str]]
 
 
 class Circumstances(Frozen):
@@ -63,7 +73,8 @@ class Saved(Frozen):
     """`warm.json`. pins: of the chain that its disk stands on, the disk itself first. uuid, mac: of the saved machine.
 
     cold_s: seconds from start to the answer on SSH when it was booted. size_bytes: of memory and disk.
-    memory_crc32: of the memory as it was saved, less the definition before it, which changes.
+    memory_crc32: of the memory as it was saved, with its devices and definition if it is_mapped, else less the
+    definition before it, which changes.
     """
 
     format: int = 1
@@ -74,6 +85,7 @@ class Saved(Frozen):
     cold_s: float
     size_bytes: int
     memory_crc32: int
+    is_mapped: bool = False
     made: str
 
 
@@ -171,26 +183,53 @@ def resume(saved: Saved, place: Path, machine: Machine, *, connection: Connectio
     """
     if (place / "nvram.fd").exists():
         shutil.copyfile(place / "nvram.fd", machine.label.work / "nvram.fd")
-    memory = place / "memory"
-    if saved_memory.checksum(memory) != saved.memory_crc32:
-        raise VerifyError(
-            f"the saved memory of {saved.stem} was changed after it was saved: {memory}", try_next=f"rm -r {place}"
-        )
+    if saved.is_mapped:
+        _map(saved, place, machine, connection=connection)
+        return
+    check(saved, place)
+    memory = place / MEMORY
     saved_memory.write(memory, saved_memory.resumed_xml(saved_memory.read(memory).xml, machine))
     connection.restore(memory)
 
 
-def renew(lease: Lease, saved: Saved, machine: Machine) -> None:
+def _map(saved: Saved, place: Path, machine: Machine, *, connection: Connection) -> None:
+    """All of the memory is read while QEMU starts, which takes as long; the guest goes on if it is what it was."""
+    machine = machine.model_copy(update={"mapped": MappedMemory(file=place / MEMORY, is_shared=False)})
+    with ThreadPoolExecutor(1) as beside:
+        checked = beside.submit(check, saved, place)
+        definition = (place / DEFINITION).read_text(encoding="utf-8")
+        domain = connection.start_paused(saved_memory.resumed_xml(definition, machine))
+        mapped_memory.load(domain, place / DEVICES)
+        checked.result()
+    domain.go_on()
+
+
+def check(saved: Saved, place: Path) -> None:
+    """Read all of the memory in `place`. Raises VerifyError if it is not what was saved."""
+    if checksum(place, is_mapped=saved.is_mapped) != saved.memory_crc32:
+        raise VerifyError(
+            f"the saved memory of {saved.stem} was changed after it was saved: {place / MEMORY}",
+            try_next=f"rm -r {place}",
+        )
+
+
+def checksum(place: Path, *, is_mapped: bool) -> int:
+    if is_mapped:
+        return mapped_memory.checksum(place / MEMORY, place / DEVICES, place / DEFINITION, place / EMPTY)
+    return saved_memory.checksum(place / MEMORY)
+
+
+def renew(lease: Lease, saved: Saved, machine: Machine, *, host_keys: HostKeys) -> None:
     """Have the agent in the guest's memory make the guest another one. Raises ToolError."""
     if machine.renewal is None:
         raise ValueError("the machine has no second serial port")
     order = {
         "now": time.time(),
-        "entropy": base64.b64encode(secrets.token_bytes(256)).decode(),
+        "entropy": base64.b64encode(secrets.token_bytes(64)).decode(),
         "machine_id": uuid.uuid4().hex,
         "hostname": lease.name,
         "macs": {saved.mac: machine.mac},
-        "host_keys": host_keys(),
+        "host_keys": host_keys,
         "authorized_key": lease.authorized_key,
     }
     with _port(machine.renewal) as port:
@@ -204,8 +243,8 @@ def renew(lease: Lease, saved: Saved, machine: Machine) -> None:
         )
 
 
-def host_keys() -> dict[str, tuple[str, str]]:
-    """New host keys of the kinds that are made in no time; the guest takes those that it has a use for."""
+def host_keys() -> HostKeys:
+    """Kind -> private and public half, new, of the kinds made in no time; the guest takes what it has a use for."""
     found = {}
     with tempfile.TemporaryDirectory(prefix="golden-host-keys-") as folder:
         for kind in ("ed25519", "ecdsa"):

@@ -20,10 +20,10 @@ from builder.clones.saved import Saved
 from builder.clones.sources import chain, verify
 from builder.errors import ConfigError, ToolError
 from builder.progress import Reporter
-from builder.tools import saved_memory, ssh
+from builder.tools import mapped_memory, qemu_img, saved_memory, ssh
 from builder.tools.console import Console
-from builder.tools.domain import Label, Machine, domain_xml
-from builder.tools.libvirt import Connection, Domain
+from builder.tools.domain import Label, Machine, MappedMemory, domain_xml
+from builder.tools.libvirt import Connection, Domain, PortTaken
 
 # A guest that answers on SSH is still busy with what starts beside; this long at most is waited for that to end.
 _SETTLE_S = 60
@@ -147,23 +147,51 @@ class _Preparation:
 
     def carry_out(self, wanted: saved.Circumstances, *, limit: Capacity, boot_timeout_s: float) -> Saved:
         machine = self._machine()
-        name = machine.name
         layout.lay_overlay(self._work, self._lease.pins[0].path, [pin.path for pin in self._lease.pins])
         with contextlib.ExitStack() as stack:
             with (
                 self._reporter.step("start the image") as step,
                 reserved(self._lease.memory_mib, limit, names="the image", note=step.note),
             ):
-                domain = stack.enter_context(self._connection.running(domain_xml(machine)))
+                domain, machine = self._start(machine, stack, note=step.note)
             with self._reporter.step("boot it") as step:
                 cold_s = self._wait(domain, machine, timeout_s=boot_timeout_s, note=step.note)
             with self._reporter.step("wait until it is idle"):
                 self._prepare_guest(machine)
             with self._reporter.step("save its memory"):
-                domain.save(self._work / "saved")
-                saved_memory.make_room(self._work / "saved", self._work / "memory")
-                (self._work / "saved").unlink()
-        return self._keep(wanted, machine, cold_s=cold_s, name=name)
+                self._save(domain, is_mapped=machine.mapped is not None)
+        return self._keep(wanted, machine, cold_s=cold_s)
+
+    def _start(
+        self, machine: Machine, stack: contextlib.ExitStack, *, note: Callable[[str], None]
+    ) -> tuple[Domain, Machine]:
+        """On until `stack` ends; with its memory in a file, if this host lets QEMU map one."""
+        file = self._work / saved.MEMORY
+        mapped = machine.model_copy(update={"mapped": MappedMemory(file=file, is_shared=True)})
+        try:
+            mapped_memory.make_file(file, machine.memory_mib, user=self._connection.qemu_user())
+            with contextlib.ExitStack() as own:
+                domain = own.enter_context(self._connection.running(domain_xml(mapped)))
+                mapped_memory.prepare(domain)
+                stack.push(own.pop_all())
+                return domain, mapped
+        except PortTaken:
+            raise
+        except ToolError as error:
+            reason = "; ".join([error.what, *(text for _, text in error.details[:1])])
+            note(f"each start will read the whole memory: QEMU cannot map it here: {reason}")
+            file.unlink(missing_ok=True)
+        return stack.enter_context(self._connection.running(domain_xml(machine))), machine
+
+    def _save(self, domain: Domain, *, is_mapped: bool) -> None:
+        if is_mapped:
+            definition = domain.xml(is_to_go_on=True)
+            mapped_memory.save(domain, self._work / saved.DEVICES)
+            (self._work / saved.DEFINITION).write_text(definition, encoding="utf-8")
+        else:
+            domain.save(self._work / "saved")
+            saved_memory.make_room(self._work / "saved", self._work / saved.MEMORY)
+            (self._work / "saved").unlink()
 
     def _machine(self) -> Machine:
         plain = layout.machine(self._lease, self._work)
@@ -223,9 +251,12 @@ class _Preparation:
         if machine.renewal is None or not saved.is_waiting(machine.renewal, timeout_s=_AGENT_S):
             raise ToolError("the agent does not answer", details=[("port", str(machine.renewal))])
 
-    def _keep(self, wanted: saved.Circumstances, machine: Machine, *, cold_s: float, name: str) -> Saved:
+    def _keep(self, wanted: saved.Circumstances, machine: Machine, *, cold_s: float) -> Saved:
         disk = self._work / DISK
         disk.chmod(0o444)
+        # What each clone begins with, so that none has to make one.
+        qemu_img.create_overlay(self._work / saved.EMPTY, disk)
+        qemu_img.rebase(self._work / saved.EMPTY, self._place / DISK)
         for left in ("prepare.log", "console.log", "renew.sock"):
             (self._work / left).unlink(missing_ok=True)
         status = disk.stat()
@@ -243,7 +274,8 @@ class _Preparation:
             pins=(pin, *self._lease.pins),
             mac=machine.mac,
             cold_s=round(cold_s, 2),
-            memory_crc32=saved_memory.checksum(self._work / "memory"),
+            memory_crc32=saved.checksum(self._work, is_mapped=machine.mapped is not None),
+            is_mapped=machine.mapped is not None,
             size_bytes=sum(file.stat().st_blocks * 512 for file in self._work.iterdir()),
             made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         )

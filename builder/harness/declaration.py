@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -20,12 +19,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from builder import toml_lines
 from builder.catalogue import Raw
 from builder.config_messages import message
 from builder.errors import ConfigError, Problem, did_you_mean
 from builder.frozen import Frozen
 from builder.model import NAME
-from builder.toml_lines import key_lines, line_of
+from builder.toml_lines import line_of
 from builder.units import MIB, parse_duration, parse_size
 
 FILE = "golden-test.toml"
@@ -188,10 +188,8 @@ def load(path: Path, *, top: Path) -> Test:
     """One declaration. top: the folder that names count from. Raises ConfigError with its problems and their lines."""
     place = path.relative_to(top)
     try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
-        lines = key_lines(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data, lines = toml_lines.read(path)
+    except ValueError as error:
         raise _broken([Problem(str(place), str(error))]) from error
 
     def problem(key: tuple[Any, ...], what: str) -> Problem:

@@ -212,7 +212,9 @@ def _todo(
 
 
 def _carry_out(job: Packaging, *, store: Store, signer: Signer | None, reporter: Reporter) -> Packaged:
-    if job.todo != "nothing":
+    if job.todo == "nothing":  # one that was killed behind its last RPM left it
+        shutil.rmtree(job.topdir, ignore_errors=True)
+    else:
         with reporter.step(f"{'package' if job.todo == 'build' else 'sign'} {job.build.stem}"):
             shutil.rmtree(job.topdir, ignore_errors=True)
             job.topdir.mkdir(parents=True)

@@ -76,6 +76,17 @@ class Nic(Frozen):
     source: str | None = None
 
 
+class MappedMemory(Frozen):
+    """The guest's memory as a file that QEMU maps.
+
+    is_shared: what the guest writes goes into the file. Else the machine goes on from what is in it, waits for the
+    state of its devices, and keeps to itself what it writes.
+    """
+
+    file: Path
+    is_shared: bool
+
+
 class Machine(Frozen):
     """A virtual machine. Its SSH port is forwarded to the host's loopback by its first card in user mode.
 
@@ -83,7 +94,7 @@ class Machine(Frozen):
     use without a card in user mode. console_log: libvirt appends what the serial console prints to it. hostname: what
     the user-mode network's DHCP server tells the guest to be called. credentials: name -> content, for the guest's
     systemd, without a disk. renewal: a socket at which the host reaches the second serial port. is_resumed: it goes on
-    from the memory of another, with another MAC address.
+    from the memory of another, with another MAC address. mapped: its memory, if that is a file.
     """
 
     name: str
@@ -104,6 +115,7 @@ class Machine(Frozen):
     credentials: dict[str, str] = Field(default_factory=dict)
     renewal: Path | None = None
     is_resumed: bool = False
+    mapped: MappedMemory | None = None
 
     @property
     def mac(self) -> str:
@@ -269,7 +281,7 @@ def _network(root: ET.Element, machine: Machine) -> None:
     libvirt's own <portForward> needs passt, which libvirt 9.0 as built by Debian refuses. No option ROM: none of
     these machines boots from the network.
     """
-    words = [*user_network_arguments(machine), *_lan_arguments(machine)]
+    words = [*user_network_arguments(machine), *_lan_arguments(machine), *mapped_memory_arguments(machine)]
     if words:
         commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
         for word in words:
@@ -313,6 +325,26 @@ def _lan_arguments(machine: Machine) -> list[str]:
 
 def _device(machine: Machine, number: int) -> str:
     return f"virtio-net-pci,netdev=n{number},mac={machine.macs[number]},addr={_nic_slot(number)},romfile="
+
+
+def mapped_memory_arguments(machine: Machine) -> list[str]:
+    """QEMU's own arguments for memory in a file: libvirt's <memoryBacking> takes no path, and no private one.
+
+    The block's name is part of the saved state, so it is none of QEMU's making. Source: qemu(1), "memory-backend-file".
+    """
+    if machine.mapped is None:
+        return []
+    share = "on" if machine.mapped.is_shared else "off"
+    # A comma in a value is written twice.
+    path = str(machine.mapped.file).replace(",", ",,")
+    words = [
+        "-object",
+        f"memory-backend-file,id=golden.ram,size={machine.memory_mib}M,share={share},mem-path={path},"
+        "x-use-canonical-path-for-ramblock-id=off",
+        "-machine",
+        "memory-backend=golden.ram",
+    ]
+    return words if machine.mapped.is_shared else [*words, "-incoming", "defer"]
 
 
 def lan_group(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os.path
 import re
 import warnings
@@ -36,8 +37,11 @@ def without_secrets(text: str) -> str:
     )
 
 
+@functools.lru_cache(maxsize=256)
 def validate(text: str, *, version: str, name: str) -> None:
     """Check `text` against the syntax of `version` ("RHEL9"). name: what to call the file in an error.
+
+    A build looks at its inputs several times; a text that was good is not parsed again.
 
     Raises ConfigError with the line that the library complains about.
     """

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import libvirt
+import libvirt_qemu
 
 from builder import faults, run
 from builder.errors import HostError, ToolError
@@ -62,9 +64,10 @@ class Domain:
                 raise ToolError(f"the machine '{self.name}' is still on after {timeout_s:.0f} s")
             time.sleep(_POLL_S)
 
-    def xml(self) -> str:
+    def xml(self, *, is_to_go_on: bool = False) -> str:
+        """Its definition. is_to_go_on: as one with which another QEMU goes on from this one's memory."""
         with _asking(f"read the definition of '{self.name}'"):
-            return str(self._handle.XMLDesc())
+            return str(self._handle.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE if is_to_go_on else 0))
 
     def start(self) -> None:
         """Start a defined machine. Raises PortTaken or ToolError."""
@@ -101,6 +104,30 @@ class Domain:
         """
         with _asking(f"save the memory of '{self.name}'"):
             self._handle.save(str(file))
+
+    def pause(self) -> None:
+        with _asking(f"let the machine '{self.name}' stand still"):
+            self._handle.suspend()
+
+    def go_on(self) -> None:
+        with _asking(f"let the machine '{self.name}' go on"):
+            self._handle.resume()
+
+    def ask_qemu(self, command: str, *, file: int | None = None, **arguments: Any) -> Any:
+        """What QEMU's monitor answers. file: a descriptor to go with it. Raises ToolError.
+
+        libvirt marks the machine as one that was talked to behind its back ("tainted"), and does nothing else.
+        """
+        text = json.dumps({"execute": command, "arguments": arguments} if arguments else {"execute": command})
+        with _asking(f"ask the QEMU of '{self.name}' for {command}"):
+            if file is None:
+                answer = libvirt_qemu.qemuMonitorCommand(self._handle, text, 0)
+            else:
+                answer, _ = libvirt_qemu.qemuMonitorCommandWithFiles(self._handle, text, [file], 0)
+        found = json.loads(answer)
+        if "error" in found:
+            raise ToolError(f"QEMU refused '{command}' for '{self.name}': {found['error'].get('desc')}")
+        return found["return"]
 
     def shut_down(self) -> None:
         """Ask the guest to switch itself off, by its power button. Nothing happens if it is off."""
@@ -207,7 +234,8 @@ class Connection:
                 handle = self._handle.createXML(domain_xml, flags)
             yield Domain(handle)
         finally:
-            with _unless(libvirt.VIR_ERR_NO_DOMAIN):
+            # A libvirtd that went away is no bug of golden's, and what it leaves goes with the next build.
+            with _asking("end a throw-away machine"), _unless(libvirt.VIR_ERR_NO_DOMAIN):
                 Domain(self._handle.lookupByUUIDString(uuid)).destroy()
 
     def define(self, domain_xml: str) -> Domain:
@@ -221,6 +249,14 @@ class Connection:
         """Let a machine go on whose memory `Domain.save` wrote. Raises PortTaken or ToolError."""
         with _asking("start a machine from its memory"):
             self._handle.restore(str(file))
+
+    def start_paused(self, domain_xml: str) -> Domain:
+        """Start a machine that stands still at first; one that was defined under its name stays defined as it was.
+
+        Raises PortTaken or ToolError.
+        """
+        with _asking("start a machine that stands still"):
+            return Domain(self._handle.createXML(domain_xml, libvirt.VIR_DOMAIN_START_PAUSED))
 
     def find(self, name: str) -> Domain | None:
         with _asking(f"look for the domain '{name}'"), _unless(libvirt.VIR_ERR_NO_DOMAIN):

@@ -18,7 +18,11 @@ from builder.units import TIB
 # of encryption at 32, incompatible features at 72 (version 3 only).
 # Source: QEMU, docs/interop/qcow2.rst.
 _MAGIC = b"QFI\xfb"
-_HEADER_BYTES = 80
+_HEADER_BYTES = 104
+_HEADER_LENGTH_AT = 100
+# The name and the extensions lie in the first cluster; golden's are of 64 KiB, and no name is longer than 1023 bytes.
+_LONGEST_HEADER_BYTES = 64 * 1024
+_BACKING_FORMAT = 0xE2792ACA
 _EXTERNAL_DATA_FILE = 1 << 2
 
 # As measured: smallest on a disk and fastest to install. 2 MiB clusters undo compression.
@@ -31,23 +35,25 @@ _LONGEST_CHAIN = 64
 _LARGEST_BYTES = 16 * TIB
 
 
-class Info(Frozen):
-    """What qemu-img says of one file. virtual_bytes: the disk that a guest sees. actual_bytes: taken on this disk.
-
-    backing_name: as written in the header. backing: where that leads, seen from the file's own directory.
-    """
+class Link(Frozen):
+    """One file of a chain. backing_name: as its header has it. backing: where that leads, seen from its directory."""
 
     path: Path
-    virtual_bytes: int
-    actual_bytes: int
-    cluster_bytes: int
-    compression: str
     backing_name: str | None = None
     backing_format: str | None = None
 
     @property
     def backing(self) -> Path | None:
         return None if self.backing_name is None else self.path.parent / self.backing_name
+
+
+class Info(Link):
+    """What qemu-img says of one file. virtual_bytes: the disk that a guest sees. actual_bytes: taken on this disk."""
+
+    virtual_bytes: int
+    actual_bytes: int
+    cluster_bytes: int
+    compression: str
 
 
 def info(path: Path) -> Info:
@@ -72,14 +78,47 @@ def info(path: Path) -> Info:
     )
 
 
-def chain(path: Path, *, is_beside: bool = False) -> list[Info]:
+def link(path: Path) -> Link:
+    """What the file's header says that it stands on. Without a process: a clone's start asks it of each file.
+
+    Raises VerifyError if it is no qcow2, or keeps its data in another file. Source: QEMU, docs/interop/qcow2.rst,
+    "Header", "Header extensions".
+    """
+    _refuse_foreign(path)
+    with path.open("rb") as stream:
+        start = stream.read(_LONGEST_HEADER_BYTES)
+    offset, size = struct.unpack_from(">QI", start, 8)
+    if not offset:
+        return Link(path=path.absolute())
+    if not size or offset + size > len(start):
+        raise _unfit(path, "the name of its backing file is not in its header")
+    return Link(
+        path=path.absolute(),
+        backing_name=start[offset : offset + size].decode(errors="surrogateescape"),
+        backing_format=_extensions(start).get(_BACKING_FORMAT, b"").decode(errors="replace") or None,
+    )
+
+
+def _extensions(start: bytes) -> dict[int, bytes]:
+    """Kind -> content, of those that are whole."""
+    found, at = {}, struct.unpack_from(">I", start, _HEADER_LENGTH_AT)[0]
+    while at + 8 <= len(start):
+        kind, size = struct.unpack_from(">II", start, at)
+        if kind == 0:
+            break
+        found[kind] = start[at + 8 : at + 8 + size]
+        at += 8 + (size + 7) // 8 * 8
+    return found
+
+
+def chain(path: Path, *, is_beside: bool = False) -> list[Link]:
     """The file, its backing file, … down to the base.
 
     is_beside: an image's chain, which lies in one folder; an overlay names its image's file wherever that is.
     Walked here and not by `--backing-chain`, which opens whatever a crafted header names before anybody could look.
     Raises VerifyError on a backing file that is gone, not named as a plain file, or not said to be qcow2.
     """
-    found = [info(path)]
+    found = [link(path)]
     while (backing := found[-1].backing) is not None:
         above = found[-1]
         # "json:{…}" and "nbd://…" are names of block devices to QEMU. Source: QEMU, path_has_protocol.
@@ -93,7 +132,7 @@ def chain(path: Path, *, is_beside: bool = False) -> list[Info]:
             raise _unfit(above.path, f"its backing file is gone: {backing}")
         if len(found) == _LONGEST_CHAIN:
             raise _unfit(path, f"its chain of backing files is longer than {_LONGEST_CHAIN}")
-        found.append(info(backing))
+        found.append(link(backing))
     return found
 
 
@@ -102,7 +141,7 @@ def verify_chain(path: Path, expected: list[Path]) -> None:
 
     Looks at names and formats only; that the files hold the right bytes is for SHA-256 to say. Raises VerifyError.
     """
-    found = [link.path.resolve() for link in chain(path)[1:]]
+    found = [below.path.resolve() for below in chain(path)[1:]]
     wanted = [parent.resolve() for parent in expected]
     if found != wanted:
         raise VerifyError(
@@ -130,10 +169,10 @@ def overlay_argv(path: Path, backing: Path) -> run.Argv:
 def create_overlay(path: Path, backing: Path) -> None:
     """A new file that reads from `backing` until it is written to; it names `backing` by its absolute path.
 
-    Raises ToolError, or VerifyError if qemu-img does not show `backing` afterwards.
+    Raises ToolError, or VerifyError if its header does not name `backing` afterwards.
     """
     run.query(overlay_argv(path, backing), why=f"create an overlay of '{backing.name}'")
-    if info(path).backing != backing.absolute():
+    if link(path).backing != backing.absolute():
         raise _unfit(path, f"it was to stand on {backing}")
 
 

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import ToolError, VerifyError
-from builder.tools.domain import QEMU_NAMESPACE, Machine, domain_xml, user_network_arguments
+from builder.tools.domain import (
+    QEMU_NAMESPACE,
+    Machine,
+    domain_xml,
+    mapped_memory_arguments,
+    user_network_arguments,
+)
 
 _MAGIC = b"LibvirtQemudSave"
 _VERSION = 2
@@ -147,5 +153,5 @@ def _replace_arguments(root: ET.Element, machine: Machine) -> None:
         raise VerifyError(f"the saved memory of a machine without a card in user mode cannot be that of {machine.name}")
     for child in list(commandline):
         commandline.remove(child)
-    for word in user_network_arguments(machine):
+    for word in (*user_network_arguments(machine), *mapped_memory_arguments(machine)):
         ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=word)

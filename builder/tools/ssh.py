@@ -22,6 +22,9 @@ _BANNER_FIRST_S, _BANNER_LAST_S, _BANNER_GROWTH = 2.0, 10.0, 1.5
 # The whole of a login, once there is a banner: key exchange under TCG beside other machines takes seconds.
 _LOGIN_S = 60
 
+# The same for one that is known to be up: what is lost if it is not.
+_LOGIN_AT_ONCE_S = 10.0
+
 # No user's configuration and no known hosts: the machine behind a forwarded port is another one each time.
 OPTIONS = (
     "BatchMode=yes",
@@ -136,15 +139,18 @@ def wait_until_answers(
     is_alive: Callable[[], bool],
     note: Callable[[str], None],
     but_not_boot: str | None = None,
+    is_up: bool = False,
 ) -> float:
     """Poll until a command runs on the machine; returns the seconds that it took.
 
-    but_not_boot: an answer from the boot of this id does not count: the machine has not gone down yet.
+    but_not_boot: an answer from the boot of this id does not count: the machine has not gone down yet. is_up: its sshd
+    was just said to listen; so the first try is a login.
     is_alive: whether the machine is on; once it is not, waiting ends. note: told why there is no answer yet.
     Raises ToolError with the last reason when the machine is gone, the key stays refused, or after timeout_s.
     """
     begin = time.monotonic()
     banner_s, refused_since, reason = _BANNER_FIRST_S, None, "not tried yet"
+    login_s = _LOGIN_AT_ONCE_S if is_up else 2.0 * _LOGIN_S
     while True:
         now = time.monotonic()
         if not is_alive():
@@ -152,12 +158,13 @@ def wait_until_answers(
         if now - begin >= timeout_s:
             raise _no_answer(target, f"no answer within {timeout_s:.0f} s", reason)
         left_s = timeout_s - (now - begin)
-        new_reason = _no_banner(target, limit_s=min(banner_s, left_s), is_alive=is_alive)
+        new_reason = None if is_up else _no_banner(target, limit_s=min(banner_s, left_s), is_alive=is_alive)
         banner_s = min(_BANNER_LAST_S, banner_s * _BANNER_GROWTH)
         if new_reason is None:
-            new_reason = _no_login(target, limit_s=min(2 * _LOGIN_S, left_s), but_not_boot=but_not_boot)
+            new_reason = _no_login(target, limit_s=min(login_s, left_s), but_not_boot=but_not_boot)
             if new_reason is None:
                 return time.monotonic() - begin
+        is_up, login_s = False, 2.0 * _LOGIN_S
         reason = new_reason
         note(reason)
         if not _is_refusal(reason):
@@ -219,7 +226,9 @@ def boot_id(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str:
 def _no_login(target: Target, *, limit_s: float, but_not_boot: str | None) -> str | None:
     """Why a command does not run there, or None if one does."""
     try:
-        if boot_id(target, timeout_s=limit_s) == but_not_boot:
+        if but_not_boot is None:
+            run.query(command(target, "true"), why="log in to the machine", timeout_s=limit_s)
+        elif boot_id(target, timeout_s=limit_s) == but_not_boot:
             return "the machine has not gone down yet"
     except ToolError as error:
         found = dict(error.details)

@@ -51,6 +51,10 @@ exec "$@"
 """
 
 
+# What golden asks of a machine to see whether it lets somebody in.
+LOGIN = "true"
+
+
 class Guest:
     """A folder, and what commands that match do there instead of being run."""
 
@@ -274,7 +278,7 @@ def test_no_more_tries_than_the_step_says(guest: Guest) -> None:
     ],
 )
 def test_why_ssh_does_not_get_in_is_told_before_sparrowdo_hides_it(guest: Guest, reason: str) -> None:
-    guest.answer("*boot_id*", f"echo '{reason}' >&2; exit 255")
+    guest.answer(LOGIN, f"echo '{reason}' >&2; exit 255")
     error = guest.fails()
     assert error.what == "the guest does not let 'root' in over SSH"
     assert dict(error.details)["ssh says"] == reason
@@ -283,7 +287,7 @@ def test_why_ssh_does_not_get_in_is_told_before_sparrowdo_hides_it(guest: Guest,
 
 def test_the_reason_of_a_failed_connection_is_asked_of_ssh(guest: Guest) -> None:
     guest.answer('*"rm -rf .sparrowdo"*', f"touch {guest.folder}/gone; exit 255")
-    guest.answer("*boot_id*", f"[ ! -e {guest.folder}/gone ] || {{ echo 'No route to host' >&2; exit 255; }}")
+    guest.answer(LOGIN, f"[ ! -e {guest.folder}/gone ] || {{ echo 'No route to host' >&2; exit 255; }}")
     assert dict(guest.fails().details)["ssh says"] == "No route to host"
 
 

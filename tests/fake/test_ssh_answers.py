@@ -70,6 +70,23 @@ def test_a_guest_that_answers_is_waited_for_no_longer(fake: Fake, guest: Guest) 
     assert reasons == []
 
 
+def test_a_machine_that_is_said_to_be_up_is_logged_in_to_at_once(fake: Fake, tmp_path: Path) -> None:
+    """Nothing listens: who asked for the name of an sshd first would not come to ssh at all."""
+    fake("ssh", f"echo called > {tmp_path / 'called'}")
+    target = ssh.Target(port=free_port(), key=Path("/keys/id"))
+    ssh.wait_until_answers(target, timeout_s=20, is_alive=lambda: True, note=lambda _: None, is_up=True)
+    assert (tmp_path / "called").exists()
+
+
+def test_one_that_is_not_up_after_all_is_waited_for_as_ever(fake: Fake) -> None:
+    fake("ssh", "echo 'Connection refused' >&2; exit 255")
+    reasons: list[str] = []
+    target = ssh.Target(port=free_port(), key=Path("/keys/id"))
+    with pytest.raises(ToolError, match="no answer within"):
+        ssh.wait_until_answers(target, timeout_s=1, is_alive=lambda: True, note=reasons.append, is_up=True)
+    assert reasons[:2] == ["Connection refused", f"port {target.port} is closed"]
+
+
 def test_ssh_is_tried_again_until_the_command_runs(fake: Fake, guest: Guest, tmp_path: Path) -> None:
     count = tmp_path / "count"
     fake("ssh", f"echo >> {count}; [ $(wc -l < {count}) = 3 ] || {{ echo 'Connection reset by peer' >&2; exit 255; }}")

@@ -260,6 +260,41 @@ def test_a_clone_whose_guest_does_not_become_its_own_boots_with_a_word(
     assert [pin.original for pin in lease.pins] == [Path(file) for file in made["files"]]
 
 
+def test_where_qemu_may_not_map_it_the_memory_is_libvirts(
+    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file stays the asker's, and QEMU runs as another user: refused by the kernel, as by a host's policy."""
+    monkeypatch.setattr(Connection, "qemu_user", lambda _self: None)
+    monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
+    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: None)
+    more = {"state": golden.state, "connection": golden.connection}
+    memory, _ = warm.prepare(ordered(golden), boot_timeout_s=1, reporter=Reporter("plain"), **more)  # type: ignore[arg-type]
+    assert "each start will read the whole memory: QEMU cannot map it here: " in capsys.readouterr().err
+    assert not memory.is_mapped
+    monkeypatch.setattr(saved, "renew", lambda *_words, **_more: None)
+    golden.create(golden.prefix, "--no-start")
+    lease = clones.start(golden.prefix, reporter=Reporter("quiet"), **more)  # type: ignore[arg-type]
+    assert lease.warm == memory.circumstances.key
+    assert clones.is_running(lease, golden.connection)
+
+
+def test_a_clone_that_went_on_from_a_mapped_memory_is_reverted(
+    golden: Command, memory: saved.Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert memory.is_mapped
+    monkeypatch.setattr(saved, "renew", lambda *_words, **_more: None)
+    golden.create(golden.prefix, "--no-start")
+    lease = clones.start(golden.prefix, state=golden.state, connection=golden.connection, reporter=Reporter("quiet"))
+    assert lease.warm == memory.circumstances.key
+    assert golden.json("snapshot", golden.prefix, "one")[0]["has_memory"] is True
+    golden.json("revert", golden.prefix, "one")
+    assert clones.is_running(lease, golden.connection)
+    # Its file is in use: nobody collects it.
+    assert golden.json("gc", "--memory") == []
+    golden.json("destroy", golden.prefix)
+    assert [it["kind"] for it in golden.json("gc", "--memory")] == ["memory", "links"]
+
+
 def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Command, memory: saved.Saved) -> None:
     (place,) = saved.places(golden.state)
     assert golden.json("gc", "--dry-run") == []

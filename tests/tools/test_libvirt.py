@@ -98,6 +98,20 @@ def test_an_interrupt_before_anybody_heard_of_the_start_leaves_no_machine(
     assert not is_known(connection, machine)
 
 
+def test_a_libvirt_that_went_away_is_told_as_what_it_is(connection: Connection, machine: Machine) -> None:
+    """It cannot be asked to end the machine, which is no bug of golden's; the next build removes what it left."""
+    other = connect()
+    with (
+        pytest.raises(ToolError, match="could not end a throw-away machine") as told,
+        other.running(domain_xml(machine)),
+    ):
+        other._handle.close()
+    assert dict(told.value.details)["libvirt"]
+    left = connection.find(machine.name)
+    assert left is not None
+    left.remove()
+
+
 def test_a_machine_ends_with_a_process_that_is_killed(connection: Connection, machine: Machine) -> None:
     script = """if True:
         import sys

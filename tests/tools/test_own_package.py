@@ -16,9 +16,11 @@ from importlib import metadata
 from pathlib import Path
 
 import click
+import pytest
 
 from builder import __version__
 from builder.cli import golden
+from builder.errors import ToolError
 from builder.run import query
 from builder.tools import dnf
 
@@ -129,6 +131,13 @@ def test_golden_is_an_rpm_that_dnf_installs_with_man_pages_and_completions(tmp_p
     assert completed(
         share / "bash-completion/completions/golden", "golden", "clone", "cr", modules=modules, root=root
     ) == ["create"]
+
+
+def test_without_a_python_it_is_said_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ToolError) as caught:
+        query([TOP / "packaging/build", tmp_path], why="build", env={**os.environ, "PYTHON": "/nowhere/python"})
+    said = "golden: there is no /nowhere/python; ./ci/test tests/unit makes it, or set PYTHON"
+    assert said in dict(caught.value.details)["output"]
 
 
 def test_every_command_has_a_man_page_that_groff_takes_without_a_warning(tmp_path: Path) -> None:

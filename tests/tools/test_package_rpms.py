@@ -113,8 +113,10 @@ def test_packaging_again_makes_nothing_new_and_the_same_bytes_if_it_must(
     (first,) = package(store, [base], prefix="golden", reporter=reporter, signer=None)
     digests = {path: sha256(path) for path in (first.image_rpm, first.link_rpm)}
     inode = first.image_rpm.stat().st_ino
+    (left := store.rpms / ".work" / base.stem / "written").mkdir(parents=True)  # as by one that was killed then
     (second,) = package(store, [base], prefix="golden", reporter=reporter, signer=None)
     assert (first.is_new, second.is_new) == (True, False)
+    assert not left.parent.exists()
     assert second.image_rpm.stat().st_ino == inode
     first.image_rpm.unlink()
     (third,) = package(store, [base], prefix="golden", reporter=reporter, signer=None)

@@ -7,13 +7,14 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.torture import world
 from tests.torture.campaign import KINDS, Campaign
-from tests.torture.report import section, table
+from tests.torture.report import Report, section, table
 from tests.torture.scenarios import SCENARIOS, SHORT
 
 
@@ -25,17 +26,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of what is random")
     parser.add_argument("--only", action="append", choices=[it.name for it in SCENARIOS], help="this command alone")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only faults at places, lacks, random ends")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="parts of the campaign side by side, in worlds of their own (1)"
+    )
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the report there")
     words = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("the campaign makes mounts and processes of its own, for which it has to be root")
-    world.enter()
     seed = words.seed if words.seed is not None else random.SystemRandom().randrange(10**6)
+    if words.jobs > 1:
+        return _tell(_side_by_side(words.jobs, seed), seed, words.json)
+    world.enter()
     folder = Path(tempfile.mkdtemp(prefix="golden-torture-", dir="/var/tmp"))
     try:
         campaign = Campaign(
             folder,
-            random.Random(seed),
+            seed=seed,
+            part=tuple(words.part),
             kinds=words.kind or KINDS,
             is_short=words.short,
             rounds=words.rounds,
@@ -46,9 +54,33 @@ def main() -> int:
     finally:
         world.leave(folder)
         shutil.rmtree(folder, ignore_errors=True)
-    if words.json:
-        found = {**section(report, seed=seed, command="make torture"), "seed": seed, **report.as_json()}
-        words.json.write_text(json.dumps(found, indent=1) + "\n")
+    return _tell(report, seed, words.json)
+
+
+def _side_by_side(jobs: int, seed: int) -> Report:
+    """Each in a process of its own, with the words of this one."""
+    with tempfile.TemporaryDirectory(prefix="golden-torture-") as folder:
+        files = [Path(folder) / f"{number}.json" for number in range(jobs)]
+        started = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.torture", *sys.argv[1:], "--jobs", "1", "--seed", str(seed)),
+                    *("--part", str(number), str(jobs), "--json", file),
+                ],
+                stdout=subprocess.DEVNULL,
+            )
+            for number, file in enumerate(files)
+        ]
+        for process in started:
+            if process.wait() not in (0, 1):
+                raise SystemExit(f"a part of the campaign ended with {process.returncode}")
+        return Report.of_parts([json.loads(file.read_text()) for file in files])
+
+
+def _tell(report: Report, seed: int, file: Path | None) -> int:
+    if file:
+        found = {**section(report, seed=seed, command=f"make torture JSON={file}"), "seed": seed, **report.as_json()}
+        file.write_text(json.dumps(found, indent=1) + "\n")
     print(f"seed {seed}\n{table(report)}")
     return 1 if report.failed else 0
 

@@ -22,10 +22,11 @@ from tests.torture.scenarios import Scenario
 from tests.torture.stage import Blow, Ended, Stage
 
 # What becomes of golden by what happens to it: its exit code, or the signal that ended it.
-_ENDS = {"kill": {-9}, "term": {130}, "int": {130}, "hup": {130}}
+_ENDS = {"kill": {-9}, "reboot": {-9}, "term": {130}, "int": {130}, "hup": {130}}
 # A program's end, an error of the system, or libvirt's end is golden's to tell, or to do without.
 _TOLD = {0, 3, 4, 5}
 _SHORT = 2
+_WORDS = {"enospc": "no space left on device", "reboot": "the host rebooted"}
 KINDS = ("places", "lacks", "random")
 _BUG = "this is a bug in golden"
 
@@ -39,6 +40,7 @@ class Hardship:
     is_readonly: bool = False
     limits: Mapping[int, int] | None = None
     count: int = 1
+    is_from_future: bool = False
 
 
 # A fault is a place's and what happens there, as GOLDEN_FAULT has it.
@@ -56,20 +58,25 @@ class _Undisturbed:
 
 
 class Campaign:
-    """folder: an empty one, which is mounted over. rounds: of ends at random times. limit_s: no trial begins later."""
+    """folder: an empty one, which is mounted over. rounds: of ends at random times. limit_s: no trial begins later.
+
+    seed: says what is random. part: which of how many this campaign is; together they are one.
+    """
 
     def __init__(
         self,
         folder: Path,
-        dice: random.Random,
         *,
+        seed: int,
+        part: tuple[int, int],
         kinds: Sequence[str],
         is_short: bool,
         rounds: int,
         limit_s: float,
     ) -> None:
         world.furnish(folder)
-        self._dice, self._kinds, self._is_short, self._rounds = dice, kinds, is_short, rounds
+        self._seed, self._part, self._kinds, self._is_short, self._rounds = seed, part, kinds, is_short, rounds
+        self._dice = random.Random(seed)
         self._folder, self._limit_s = folder, limit_s
         self._libvirt = world.Libvirt(Path("/run/libvirtd.log"))
         self._libvirt.start()
@@ -81,9 +88,7 @@ class Campaign:
         """In an order that the dice say: what there is no time for is then of all commands alike."""
         report, begin = Report(), time.monotonic()
         scenarios.prepare(self._stage, {it.begin for it in wanted})
-        known = [self._undisturbed(it) for it in wanted]
-        planned = [(it, disturbance) for it in known for disturbance in self._disturbances(it)]
-        self._dice.shuffle(planned)
+        planned = self._planned([self._undisturbed(it) for it in wanted])
         report.planned = len(planned)
         for undisturbed, disturbance in planned:
             if time.monotonic() - begin > self._limit_s:
@@ -95,6 +100,18 @@ class Campaign:
         report.installations = self._clients.installations
         report.seconds = time.monotonic() - begin
         return report
+
+    def _planned(self, known: Sequence[_Undisturbed]) -> list[tuple[_Undisturbed, Disturbance]]:
+        """This part's. By what a trial is, and not how many came before: parts may see a scenario differ a little."""
+        number, count = self._part
+        found = []
+        for it in known:
+            self._dice = random.Random(f"{self._seed} {it.scenario.name}")
+            for index, disturbance in enumerate(self._disturbances(it)):
+                place = random.Random(f"{self._seed} {it.scenario.name} {index}").randrange(2**32)
+                found.append((place, it, disturbance))
+        found.sort(key=lambda entry: entry[0])
+        return [(it, disturbance) for place, it, disturbance in found if place % count == number]
 
     def _undisturbed(self, scenario: Scenario) -> _Undisturbed:
         self._set_out(scenario)
@@ -117,11 +134,17 @@ class Campaign:
 
     def _faults(self, scenario: Scenario, trace: Sequence[str]) -> Iterator[str]:
         """At each place that the command comes to, each time it comes there: SIGKILL and another fault."""
+        if not scenario.has_places:
+            return
         counts: Counter[str] = Counter()
         for place in trace:
             counts[place] += 1
             number = counts[place]
-            kinds = ["kill@child", "term@child"] if place.startswith("program.") else ["kill", "term", "int", "enospc"]
+            kinds = (
+                ["kill@child", "term@child"]
+                if place.startswith("program.")
+                else ["kill", "term", "int", "enospc", "reboot"]
+            )
             if scenario.has_machines and not place.startswith("program."):
                 kinds.append("kill@libvirtd")
             if self._is_short or (place.startswith(("file.", "program.")) and number > 2):
@@ -153,15 +176,19 @@ class Campaign:
     def _hardships(self, scenario: Scenario) -> list[Hardship]:
         """What a command may lack; in a short campaign one of them."""
         found = [
-            *(Hardship(f"{size // KIB} KiB of room", room_bytes=size) for size in (0, 64 * KIB, 256 * KIB, MIB)),
+            *(
+                Hardship(f"{size // KIB} KiB of room", room_bytes=size)
+                for size in (0, 64 * KIB, 256 * KIB, MIB, 16 * MIB)
+            ),
             # Where a machine runs, its disk is being written.
-            *([] if scenario.has_machines else [Hardship("a read-only store", is_readonly=True)]),
+            *([] if scenario.begins_running else [Hardship("a read-only store", is_readonly=True)]),
             *(
                 Hardship(f"files of {size // KIB} KiB", limits={resource.RLIMIT_FSIZE: size})
                 for size in (4 * KIB, 100 * KIB)
             ),
             *(Hardship(f"{count} open files", limits={resource.RLIMIT_NOFILE: count}) for count in (8, 16, 32)),
             *(Hardship(f"{count} at once", count=count) for count in (2, 5)),
+            Hardship("a clock that went back", is_from_future=True),
         ]
         return self._dice.sample(found, k=1) if self._is_short else found
 
@@ -173,6 +200,9 @@ class Campaign:
             return next((it for it in ended if it.status not in (0, 3) or _BUG in it.err), ended[0]), {0, 2, 3}
         if hardship.room_bytes is not None:
             world.leave_room(self._folder, hardship.room_bytes)
+        if hardship.is_from_future:
+            self._stage.come_from_the_future()
+            return self._stage.golden(*words), {0}
         if hardship.is_readonly:
             world.remount(self._folder, "ro")
         try:
@@ -213,12 +243,15 @@ class Campaign:
             case _:
                 said, what = disturbance, disturbance.rpartition(":")[2]
                 kind = _kind(disturbance)
-                first = self._stage.golden(*words, fault=disturbance.replace("@libvirtd", f"@{self._libvirt.pid}"))
+                asked = disturbance.replace("@libvirtd", f"@{self._libvirt.pid}").replace(":reboot", ":kill")
+                first = self._stage.golden(*words, fault=asked)
                 expects = _ENDS.get(what, _TOLD)
+                if what == "reboot":
+                    world.reboot(self._libvirt, self._stage.upstream.pid)
         wrong: list[str] = []
         try:
             wrong += self._look(first, expects)
-            wrong += self._again(scenario, words, it.result)
+            wrong += self._again(scenario, words, it.result, is_off=kind == _WORDS["reboot"] or "for QEMU" in kind)
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
         return Trial(scenario.name, said, kind, first.status, tuple(wrong), time.monotonic() - begin)
@@ -273,7 +306,7 @@ class Campaign:
             if "qemu-system" not in command.partition(" ")[0]
         }
 
-    def _again(self, scenario: Scenario, words: Sequence[str], expected: Any) -> list[str]:
+    def _again(self, scenario: Scenario, words: Sequence[str], expected: Any, *, is_off: bool) -> list[str]:
         wrong = []
         for command in scenario.clears:
             self._stage.ok(*command)
@@ -287,6 +320,9 @@ class Campaign:
         wrong += self._ended()
         wrong += self._channels()
         found = scenario.result(self._stage)
+        if found != expected and is_off and scenario.begins_running:
+            # A machine that ran before is off, which it says.
+            found, expected = ({**it, "clones": [name for name, _ in it["clones"]]} for it in (found, expected))
         if found != expected:
             wrong += [
                 f"it is {_short(found[it])}, not {_short(expected[it])}, with {it}" for it in _unlike(found, expected)
@@ -298,8 +334,8 @@ def _kind(fault: str) -> str:
     """What happened, without where: "SIGKILL for golden"."""
     place, _, what = fault.partition(":")
     name, _, whom = what.partition("@")
-    if name == "enospc":
-        return "no space left on device"
+    if name in _WORDS:
+        return _WORDS[name]
     program = place.removeprefix("program.").partition("#")[0]
     return f"SIG{name.upper()} for {program if whom == 'child' else whom or 'golden'}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -72,6 +72,18 @@ class Report:
             "dnf_installations": self.installations,
             "trials": [{**asdict(it), "seconds": round(it.seconds, 2)} for it in self.trials],
         }
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Mapping[str, Any]]) -> Report:
+        """Out of what `as_json` said of each, side by side."""
+        trials = [Trial(**{**it, "wrong": tuple(it["wrong"])}) for part in parts for it in part["trials"]]
+        return cls(
+            trials=trials,
+            seconds=max(part["seconds"] for part in parts),
+            planned=sum(part["planned"] for part in parts),
+            missed=sum(part["missed"] for part in parts),
+            installations=sum(part["dnf_installations"] for part in parts),
+        )
 
     def verdict(self) -> str:
         count, left = len(self.trials), self.planned - self.missed - len(self.trials)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from builder.channels import compose as composes
 from builder.store import sha256
@@ -18,6 +19,8 @@ from tests.torture.stage import Ended, Stage
 
 CLONE = "torture"
 _CREATE = ("clone", "create", CLONE, "--image", "sandbox-app", "--memory", "64 MiB", "--keep", "--no-wait")
+
+_WARM = ("clone", "warm", "sandbox-app", "--memory", "64 MiB")
 
 
 def _nothing(_stage: Stage) -> None:
@@ -31,7 +34,7 @@ class Scenario:
     before: what else has to be there. clears: commands that may come before it is run again; they are what a person is
     told to type. afterwards: that come before the result is looked at. is_done: whether a refusal of the second run
     says that the first one had come to its end. undo: what such a refusal says to type, before a third run.
-    has_machines: libvirt is part of it.
+    has_machines: libvirt is part of it. has_places: its own ones, and not those of golden commands that it starts.
     """
 
     name: str
@@ -44,11 +47,11 @@ class Scenario:
     before: Callable[[Stage], None] = _nothing
     undo: tuple[str, ...] = ()
     has_machines: bool = False
+    has_places: bool = True
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Of golden itself: the project, where it is another one."""
-        return self.words[:2] if self.words[0] == "--file" else ()
+    def begins_running(self) -> bool:
+        return self.before is _with_clone
 
 
 # --- results
@@ -60,7 +63,7 @@ def built(stage: Stage) -> Any:
     return {"builds": sorted(stage.builds().values()), "plan": plan, "half-made": stage.half_made()}
 
 
-def built_online(stage: Stage) -> Any:
+def built_by_machines(stage: Stage) -> Any:
     """As `built`, and no machine is left of it."""
     return {**built(stage), "domains": world.domains()}
 
@@ -86,6 +89,16 @@ def fetched(stage: Stage) -> Any:
     }
     stage.ok("doctor", "--deep")
     return {"files": found, "listed": [it["state"] for it in stage.ok("cache", "list", "--json").json]}
+
+
+def reported(stage: Stage) -> Any:
+    """What clients see after a night, by names as it makes them anew, and what its report says; its files are whole."""
+    night = stage.store.root / "nights/latest/night.json"
+    assert (night.parent / "index.html").read_text().rstrip().endswith("</html>")
+    ElementTree.parse(night.parent / "junit.xml")
+    found = published(stage)
+    seen = {channel: sorted(files) for channel, files in found["channels"].items()}
+    return {**found, "channels": seen, "exit code": json.loads(night.read_text())["exit_code"]}
 
 
 def built_on(stage: Stage) -> Any:
@@ -155,6 +168,13 @@ def cloned(stage: Stage) -> Any:
     }
 
 
+def warmed(stage: Stage) -> Any:
+    """Whether memory is saved; every byte of it, and of all else, is read."""
+    stage.ok("doctor", "--deep")
+    places = sorted(path.name for path in (stage.state / "clones/.warm").glob("*") if path.is_dir())
+    return {"saved": len(places), "rests": [it for it in places if it.startswith(".")], "domains": world.domains()}
+
+
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
@@ -173,6 +193,10 @@ def _is_back(ended: Ended) -> bool:
 
 def _with_clone(stage: Stage) -> None:
     stage.ok(*_CREATE)
+
+
+def _with_memory(stage: Stage) -> None:
+    stage.ok(*_WARM)
 
 
 def _with_snapshot(stage: Stage) -> None:
@@ -209,10 +233,17 @@ SCENARIOS = (
     Scenario("build", "base", ("build", "sandbox-app"), built),
     Scenario("build on", "more", ("build", "sandbox-app", "--rebuild"), built_on),
     Scenario(
+        "install",
+        "built",
+        ("--file", "{folder}/new.toml", "build", "sandbox-new"),
+        built_by_machines,
+        has_machines=True,
+    ),
+    Scenario(
         "build online",
         "built",
         ("--file", "{folder}/online.toml", "build", "sandbox-online"),
-        built_online,
+        built_by_machines,
         has_machines=True,
     ),
     Scenario(
@@ -228,6 +259,14 @@ SCENARIOS = (
     Scenario("publish more", "more", ("publish", "sandbox-app"), published, afterwards=_COLLECT),
     Scenario("promote", "twice", ("promote",), published, afterwards=_COLLECT),
     Scenario("roll back", "twice", ("rollback", "candidate", "--to", "{first}"), withdrawn, is_done=_is_back),
+    Scenario(
+        "publish by night",
+        "built",
+        ("nightly", "--pause", "1s", "--retries", "0"),
+        reported,
+        before=Stage.verify_all,
+        has_places=False,
+    ),
     Scenario("collect", "old", ("collect",), collected),
     Scenario(
         "copy", "packaged", ("--file", "{folder}/target.toml", "publish", "sandbox-app"), pushed, before=_to_a_target
@@ -244,6 +283,18 @@ SCENARIOS = (
         "built",
         _CREATE,
         cloned,
+        clears=_GC,
+        is_done=_is_there,
+        undo=("clone", "destroy", CLONE),
+        has_machines=True,
+    ),
+    Scenario("save memory", "built", _WARM, warmed, clears=_GC, has_machines=True),
+    Scenario(
+        "go on from memory",
+        "built",
+        _CREATE,
+        cloned,
+        before=_with_memory,
         clears=_GC,
         is_done=_is_there,
         undo=("clone", "destroy", CLONE),

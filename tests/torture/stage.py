@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from builder import cli, config, faults
+from builder import cli, config, faults, promises, verdicts
+from builder.clones import saved, warm
 from builder.decision import Decision
 from builder.store import Store, write_atomically
 from builder.tools import guestfs, ssh
-from tests.builds import add_build, verify_builds
+from tests.builds import add_build
 from tests.tools.test_resume_build import APPLIANCE
 from tests.torture.world import Upstream
 
@@ -50,6 +51,11 @@ LEAF = """
 [image.sandbox-leaf]
 parent = "sandbox-app"
 steps = [ { script = "golden.private/fix.sh" } ]
+"""
+NEW = """
+[image.sandbox-new]
+distribution = "sandbox"
+disk = "1 GiB"
 """
 ONLINE = """
 [image.sandbox-online]
@@ -97,6 +103,37 @@ name=$(virsh -q -c qemu:///system list --name | grep online) || exit 255
 case $last in
     *poweroff*) virsh -q -c qemu:///system destroy "$name" >/dev/null ;;
 esac
+"""
+
+
+# virt-install, as far as it matters: a machine that is there while the disk is being written, and not after it.
+_INSTALLER = """\
+#!/bin/sh -e
+case "$*" in
+    --version) exec echo 4.1.0 ;;
+    "--osinfo list") exec echo rocky9 ;;
+esac
+while [ $# -gt 1 ]; do
+    case $1 in
+        --name) name=$2 ;;
+        --disk) disk=${2#path=} ;;
+        --serial) console=${2#*log.file=} ;;
+    esac
+    shift
+done
+disk=${disk%%,*} console=${console%%,*}
+cat > "$disk.xml" <<END
+<domain type='qemu'>
+  <name>$name</name>
+  <memory unit='MiB'>16</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+</domain>
+END
+virsh -q -c qemu:///system create "$disk.xml"
+rm "$disk.xml"
+echo installing >> "$console"
+qemu-io -c "write -q -P 7 0 66M" "$disk"
+virsh -q -c qemu:///system destroy "$name"
 """
 
 
@@ -164,6 +201,7 @@ class Stage:
         (folder / "sandbox.iso").write_bytes(_DVD)
         (folder / "golden.toml").write_text(PROJECT)
         (folder / "more.toml").write_text(PROJECT + LEAF)
+        (folder / "new.toml").write_text(PROJECT + NEW)
         (folder / "online.toml").write_text(PROJECT + ONLINE)
         self.upstream = Upstream(_UPSTREAM)
         digest = hashlib.sha256(_UPSTREAM["dvd.iso"]).hexdigest()
@@ -191,11 +229,13 @@ class Stage:
         assert text.count(reads) == 1
         text = text.replace(reads, f"{reads}        fetch(text)\n").replace("qemu = ", f"{fetch}qemu = ", 1)
         self._program("virt-customize", text)
-        # It only says its version, which takes the real one half a second.
-        self._program("virt-install", "#!/bin/sh\necho 4.1.0\n")
+        self._program("virt-install", _INSTALLER)
         self._program("ssh", _SSH)
         # Nobody says its name at the port of a machine without an operating system.
         ssh.wait_until_answers = lambda *_, **__: 0.1  # type: ignore[assignment]
+        # Nor does anybody hear that it is another machine now: what goes on from memory boots in the end.
+        warm._Preparation._prepare_guest = lambda _self, _machine: None  # type: ignore[method-assign]
+        saved.RENEW_TIMEOUT_S = 0.5
 
     def _program(self, name: str, text: str) -> None:
         path = self.folder / "bin" / name
@@ -226,7 +266,29 @@ class Stage:
         write_atomically(self.store.facts(build), build.model_copy(update=update).model_dump_json(), mode=0o444)
 
     def verify_all(self) -> None:
-        verify_builds(self.store, *self.store.builds())
+        """As if a clone of each build had kept all promises."""
+        project = config.load(self.folder / "golden.toml")
+        for build in self.store.builds():
+            verdict = verdicts.Verdict(
+                image=build.image,
+                version=build.version,
+                sha256=build.id.sha256,
+                passed=True,
+                at="2024-11-21T11:00:00+00:00",
+                seconds=30,
+                boot_s=12,
+                accelerator="tcg",
+                promises=promises.promises(project, build.image).digest(),
+                tests=(verdicts.Check(name="no unit failed", result="passed"),),
+            )
+            verdicts.write(self.store, verdict, build)
+
+    def come_from_the_future(self) -> None:
+        """As if the clock had been more than a year ahead, and was set right."""
+        for path in self.state.rglob("*"):
+            if not path.is_symlink():
+                then = path.stat().st_mtime + 400 * 86400
+                os.utime(path, (then, then))
 
     def make_old(self) -> None:
         """Nothing of what there is stays for being young."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from tests.mirror import mirror
 _INSIDE = "GOLDEN_TORTURE_WORLD"
 _OWN_FOLDERS = ("/run", "/dev/shm", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/etc/libvirt")
 _PATIENCE_S = 60.0
+
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_OWN_BOOT_ID = Path("/run/boot_id")
 
 
 def enter() -> None:
@@ -41,9 +47,28 @@ def furnish(folder: Path) -> None:
         _mount(Path(place))
     _mount(folder)
     Path("/run/lock").mkdir()
+    _OWN_BOOT_ID.write_text(f"{uuid.uuid4()}\n")
+    subprocess.run(["mount", "--bind", _OWN_BOOT_ID, _BOOT_ID], check=True)
     # Without a daemon for logs, which would be one more to look after.
     Path("/etc/libvirt/qemu.conf").write_text('stdio_handler = "file"\n')
     Path("/etc/libvirt/libvirtd.conf").write_text('auth_unix_rw = "none"\n')
+
+
+def reboot(libvirt: Libvirt, *keep: int) -> None:
+    """All processes are gone but the campaign and `keep`, what lies in /run of libvirt's too; the boot is another one.
+
+    What was written and not synced is not lost by this.
+    """
+    libvirt.end()
+    for pid in processes(*keep):
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid)
+    wait_until(lambda: not processes(*keep), "processes end")
+    for path in Path("/run/libvirt").rglob("*"):
+        if not path.is_dir():
+            path.unlink()
+    _OWN_BOOT_ID.write_text(f"{uuid.uuid4()}\n")
+    libvirt.start()
 
 
 def _mount(place: Path) -> None:
@@ -88,6 +113,11 @@ class Libvirt:
         wait_until(
             lambda: not virsh("list", "--all", "--name", is_checked=False).startswith("error"), "libvirtd answers"
         )
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     @property
     def pid(self) -> int:

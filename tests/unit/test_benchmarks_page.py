@@ -96,16 +96,6 @@ def test_a_figure_typed_by_hand_is_seen(line: str) -> None:
     assert MEASURED(line)
 
 
-@pytest.mark.parametrize("is_lower_bound", [True, False])
-def test_what_a_stopped_run_leaves_open_is_said(is_lower_bound: bool) -> None:
-    found = json.loads((TOP / "docs/benchmarks-package-install.json").read_text(encoding="utf-8"))
-    theirs = {"stopped_after_s": 360.0, "total_s": 360.0} if is_lower_bound else found["golden"]
-    found |= {"is_lower_bound": is_lower_bound, "spec_with_xz9": theirs}
-    section = runpy.run_path(str(TOP / "benchmarks/package_install.py"))["section"](found)
-    assert ("lower bound" in section["notes"]) is is_lower_bound
-    assert ("--limit 360" in section["command"]) is is_lower_bound
-
-
 def test_extrapolated_figures_are_marked() -> None:
     def way(first_s: float, first_bytes: int, *tests_s: float) -> dict[str, object]:
         tests = [{"seconds": seconds, "bytes": 2**20} for seconds in tests_s]

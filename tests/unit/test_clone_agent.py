@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,46 @@ def test_what_fails_is_said(port: Port, monkeypatch: pytest.MonkeyPatch) -> None
     port.wait_for(agent.FAILED + b"OSError('no entropy')\n")
     thread.join(10)
     assert ends == [1]
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "program", "keeps"),
+    [
+        (b"sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups\0", b"ELF", False),
+        (b"sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups\0", b"/usr/libexec/openssh/sshd-session\0", True),
+        (b"/usr/sbin/sshd\0-D\0-r\0", b"ELF", True),
+        # An option with a value that only looks like it: to tell it once too often does no harm.
+        (b"/usr/sbin/sshd\0-D\0-oCiphers=aes256-ctr\0", b"ELF", True),
+    ],
+)
+def test_sshd_is_told_of_new_keys_if_it_keeps_the_old_ones(
+    tmp_path: Path, cmdline: bytes, program: bytes, keeps: bool
+) -> None:
+    (tmp_path / "cmdline").write_bytes(cmdline)
+    (tmp_path / "exe").write_bytes(program)
+    assert agent.keeps_its_keys(tmp_path) is keeps
+
+
+def test_new_listeners_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([{"1"}, set(), {"1", "2"}, {"2", "3"}])
+    monkeypatch.setattr(agent, "listeners", lambda: next(found))
+    agent.wait_for_listener({"1"})
+    assert list(found) == []
+
+
+def test_nobody_listens_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "LISTEN_S", 0.05)
+    monkeypatch.setattr(agent, "listeners", set)
+    agent.wait_for_listener({"1"})
+    assert agent.listeners() == set()
+
+
+def test_the_sockets_that_listen_are_those_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(agent, "SSH_PORT", server.getsockname()[1])
+        with socket.create_connection(server.getsockname()) as connected:
+            inodes = [str(os.fstat(it.fileno()).st_ino) for it in (server, connected)]
+            assert [inode in agent.listeners() for inode in inodes] == [True, False]
 
 
 def test_it_runs_where_golden_is_not_and_with_an_old_python() -> None:

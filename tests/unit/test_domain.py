@@ -14,10 +14,12 @@ from builder.tools.domain import (
     Forward,
     Label,
     Machine,
+    MappedMemory,
     Nic,
     domain_xml,
     lan_group,
     mac,
+    mapped_memory_arguments,
     read_label,
     user_network_arguments,
 )
@@ -162,3 +164,16 @@ def test_the_ports_of_a_resumed_machine_lead_to_the_second_address_that_is_given
     ]
     assert plain == "user,id=n0,hostfwd=tcp:127.0.0.1:40022-:22"
     assert resumed == "user,id=n0,dhcpstart=10.0.2.14,hostfwd=tcp:127.0.0.1:40022-10.0.2.15:22"
+
+
+def test_memory_in_a_file_is_mapped_by_qemu_itself() -> None:
+    assert mapped_memory_arguments(make_machine()) == []
+    prepared = make_machine(mapped=MappedMemory(file=Path("/state/a,b/memory"), is_shared=True))
+    backend = "memory-backend-file,id=golden.ram,size=1536M,share={},mem-path=/state/a,,b/memory"
+    backend += ",x-use-canonical-path-for-ramblock-id=off"
+    words = ["-object", backend.format("on"), "-machine", "memory-backend=golden.ram"]
+    assert mapped_memory_arguments(prepared) == words
+    # What goes on keeps to itself what it writes, and waits for the state of its devices.
+    resumed = make_machine(mapped=MappedMemory(file=Path("/state/a,b/memory"), is_shared=False))
+    assert mapped_memory_arguments(resumed) == [words[0], backend.format("off"), *words[2:], "-incoming", "defer"]
+    assert mapped_memory_arguments(resumed)[-1] in domain_xml(resumed)

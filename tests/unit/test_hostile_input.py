@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
 import tarfile
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -56,6 +61,54 @@ def test_a_reader_only_says_what_is_wrong(name: str, data: st.DataObject, tmp_pa
 def test_the_project_that_is_spoiled_is_a_good_one(tmp_path: Path) -> None:
     (tmp_path / "golden.toml").write_bytes(SEEDS["project"])
     assert set(config.load(tmp_path / "golden.toml").images) == {"sandbox-base", "sandbox-app"}
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        pairs = [f"{json.dumps(key)} = {toml(it)}" for key, it in value.items()]
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value)
+
+
+def spots(value: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to every value below."""
+    below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, it in below:
+        yield (*at, key)
+        yield from spots(it, (*at, key))
+
+
+STRANGE = [[], {}, [[]], [{}], {"": {}}, ["x", 1], 0, -1, 10**30, 1.5, True, "", "-", "x\n\u0000", "{el}", "a" * 300]
+
+
+@pytest.mark.parametrize("reader", ["project", "tests_declaration"])
+def test_any_value_may_be_of_any_kind(reader: str, tmp_path: Path) -> None:
+    whole = tomllib.loads(SEEDS[reader].decode())
+    found = list(spots(whole))
+    assert len(found) > 5
+    for spot in found:
+        for strange in STRANGE:
+            data = copy.deepcopy(whole)
+            place: Any = data
+            for key in spot[:-1]:
+                place = place[key]
+            place[spot[-1]] = strange
+            text = "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in data.items())
+            READERS[reader](text.encode(), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = " + "{a=" * 5000, "[" + "a." * 5000 + "a]"])
+@pytest.mark.parametrize("reader", ["project", "tests_declaration"])
+def test_what_is_nested_too_deeply_is_refused(reader: str, text: str, tmp_path: Path) -> None:
+    READERS[reader](text.encode(), tmp_path)
+
+
+def test_a_distribution_inherits_through_any_number_of_others(tmp_path: Path) -> None:
+    lines = [f'[distribution.a{n}]\ninherits = "a{n + 1}"' for n in range(1500)]
+    (tmp_path / "golden.toml").write_text("\n".join([*lines, '[distribution.a1500]\ninherits = "el9"']))
+    assert config.load(tmp_path / "golden.toml").distributions["a0"].kickstart_version == "RHEL9"
 
 
 # --- what was found once

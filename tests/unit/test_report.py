@@ -154,3 +154,16 @@ def test_the_table_says_why() -> None:
         "failed: command succeeds: raku -e 'say 42'",
         "sandbox-bootstrapped is not good",
     ]
+
+
+def test_in_a_narrow_window_a_row_is_a_block_whose_numbers_have_names() -> None:
+    """There the head of the table is not shown."""
+    night, history = sample()
+    text = report.html(night, history=history)
+    _, _, table = text.partition('<table class="images">')
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", table.partition("</table>")[0], flags=re.DOTALL)
+    assert len(rows) == len(night.turns)
+    named = re.findall(r"<th[^>]*>([^<]*)</th>", head)[4:]
+    for row in rows:
+        assert re.findall(r'<td class="number" data-name="([^"]*)"', row) == named == ["Size", "Boot", "Tests", "Time"]
+    assert "@media (max-width: 640px)" in text

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from builder.cli.table import laid_out, print_table
+from builder.cli.table import folded, laid_out, print_table
 from builder.progress import Reporter
 
 COLUMNS = ["IMAGE", "PARENT", "", "REASON"]
@@ -69,6 +69,15 @@ def test_every_name_can_be_copied_whole(width: int, rows: list[list[str]]) -> No
             assert cell in text
     longest = max(len(cell) for row in rows for cell in row)
     assert all(len(line) <= max(width, longest + len("  where  ")) for line in text.splitlines())
+
+
+def test_facts_are_folded_between_words_below_their_text() -> None:
+    text = "qemu-img version 7.2.22 (Debian 1:7.2+dfsg-7)"
+    assert folded("tool:  ", text, width=30) == "tool:  qemu-img version 7.2.22\n       (Debian 1:7.2+dfsg-7)"
+    assert folded("tool:  ", text, width=None) == f"tool:  {text}"
+    # To be copied whole: the terminal breaks it, and knows that it is one line.
+    assert folded("file:  ", f"/{'x' * 40}", width=30) == f"file:  /{'x' * 40}"
+    assert folded("key:   ", "", width=3) == "key:   "
 
 
 def test_in_a_log_each_row_is_a_line_without_colour(
