@@ -79,7 +79,7 @@ def _side_by_side(jobs: int, seed: int) -> Report:
 
 def _tell(report: Report, seed: int, file: Path | None) -> int:
     if file:
-        found = {**section(report, seed=seed, command=f"make torture JSON={file}"), "seed": seed, **report.as_json()}
+        found = {**section(report, seed=seed), "seed": seed, **report.as_json()}
         file.write_text(json.dumps(found, indent=1) + "\n")
     print(f"seed {seed}\n{table(report)}")
     return 1 if report.failed else 0
