@@ -264,7 +264,9 @@ def public_key(project: Project) -> str:
     except OSError as error:
         raise ConfigError(
             f"the project's SSH key cannot be read: {path}: {error.strerror}",
-            try_next=f"ssh-keygen -t ed25519 -N '' -C golden -f {project.ssh_key}",
+            try_next="be the user to whom it belongs, or let yours read it"
+            if isinstance(error, PermissionError)
+            else f"ssh-keygen -t ed25519 -N '' -C golden -f {project.ssh_key}",
         ) from error
 
 

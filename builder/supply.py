@@ -122,6 +122,11 @@ def survey(
     there has nothing yet, which is said. Raises ToolError, VerifyError.
     """
     address = address.rstrip("/")
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"'{shown(address)}' is no address of a channel",
+            try_next="its url, as golden publish prints it: http://mirror.example/golden/candidate",
+        )
     with tempfile.TemporaryDirectory(prefix="golden-supply-") as name:
         folder = Path(name)
         key = None

@@ -1,7 +1,7 @@
 """What is kept of an attempt, in curtin's kinds, and the bundle that a failed one leaves.
 
 boot/       ROLE-console.log, ROLE-screen.png (.ppm), where the machine has a screen
-install/    the declaration, ROLE.xml, ROLE-packages.txt, commands.sh
+install/    the declaration (.txt), ROLE.xml, ROLE-packages.txt, commands.sh
 disks/      ROLE.qcow2: the overlay; it stands on the installed image
 logs/       what the test said, ROLE-journal.txt
 collect/    results that the test left in the guest
@@ -88,7 +88,8 @@ class Collector:
         for kind in KINDS:
             (place / kind).mkdir(parents=True, exist_ok=True)
         for file in test.folder.glob("*golden-test.toml"):
-            shutil.copy(file, place / "install" / file.name)
+            # Not by its own name: results may lie below the folder in which tests are looked for.
+            shutil.copy(file, place / "install" / f"{file.name}.txt")
 
     def start(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
         """What is known of the machines as soon as they are there, also those that will not boot."""

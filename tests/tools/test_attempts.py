@@ -104,7 +104,7 @@ def test_a_machine_that_does_not_boot_leaves_a_bundle(lab: Lab, job: Job, tmp_pa
         "bundle.json",
         "disks/main.qcow2",
         "install/commands.sh",
-        "install/golden-test.toml",
+        "install/golden-test.toml.txt",
         "install/main.xml",
     ]
     bundle = evidence.read(found.kept)

@@ -69,6 +69,17 @@ def project(open_path: Path) -> Iterator[Project]:
                 clones.destroy(name, state=made.state, connection=connection)
 
 
+def test_what_is_kept_below_the_folder_is_no_test(project: Project) -> None:
+    """Results of a failed test, which hold its declaration, in the folder of golden.toml."""
+    file = project.folder / "tests/slow/golden-test.toml"
+    file.write_text(file.read_text().replace("1 h", "1s"))
+    results = project.folder / "results"
+    project.run("test", "--image", "sandbox-base", "--results", results, "--keep-fail", "boot,install", expect=5)
+    assert list(results.rglob("install/golden-test.toml.txt"))
+    out, _ = project.run("test", "--list", "--json", expect=0)
+    assert [it["name"] for it in json.loads(out)] == ["tests/slow"]
+
+
 def test_what_would_run(project: Project) -> None:
     out, _ = project.run("test", "--list", expect=0)
     assert out.splitlines()[1].split() == ["tests/slow", "-", "main", "a.sh"]

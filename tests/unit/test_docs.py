@@ -190,3 +190,18 @@ def test_every_key_of_a_tests_declaration_is_described() -> None:
     text = (TOP / "docs/testing.md").read_text(encoding="utf-8")
     for key in declaration._Test.model_fields:
         assert re.search(rf"`{key}`|^{key} = ", text, flags=re.MULTILINE), f"{key} is missing in docs/testing.md"
+
+
+def test_it_is_said_of_every_command_what_it_needs() -> None:
+    text = (TOP / "docs/security.md").read_text(encoding="utf-8").partition("## What each command needs")[2]
+    named = {
+        name
+        for row in re.findall(r"^\| (`[^|]*) \|", text, flags=re.MULTILINE)
+        for name in re.findall("`([^`]*)`", row)
+    }
+    for path, command in commands(golden):
+        words = path.split()[1:]
+        ways = {" ".join(words), f"{words[0]} …"} if words else set()
+        assert isinstance(command, click.Group) or ways & named, f"{path} is missing in docs/security.md"
+    for name in named:
+        assert misused(f"golden {name.removesuffix(' …')}") is None

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import config, install, seal
+from builder import config, install, seal, supply
 from builder.errors import ConfigError, VerifyError
 from builder.model import NAME, ImageId
 from builder.tools import guestfs, kickstart
@@ -182,3 +182,9 @@ def test_a_kickstart_with_half_a_quotation(line: str) -> None:
 @pytest.mark.parametrize("inside", ["", "<g:machine/>", '<g:machine purpose="x" owner="1" work="/"/>', "<g:machine>"])
 def test_a_machine_that_is_not_goldens_has_no_label(inside: str) -> None:
     assert read_label(f'<domain xmlns:g="{LABEL_NAMESPACE}"><metadata>{inside}</metadata></domain>') is None
+
+
+@pytest.mark.parametrize("address", ["candidate", "", "-rf", "file:///etc", "../channels/candidate"])
+def test_what_is_no_address_of_a_channel_is_not_asked(address: str) -> None:
+    with pytest.raises(ConfigError, match="is no address of a channel"):
+        supply.survey(address, ["a-b"], signer=None, note=print)

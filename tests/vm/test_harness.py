@@ -133,7 +133,7 @@ def test_a_failure_leaves_a_bundle(summary: tuple[Ended, Path]) -> None:
     assert "Kernel panic" in (bundle / "boot/main-console.log").read_text()
     assert "<domain" in (bundle / "install/main.xml").read_text()
     assert "qemu-img create" in (bundle / "install/commands.sh").read_text()
-    assert (bundle / "install/golden-test.toml").read_text() == TESTS["panics"]
+    assert (bundle / "install/golden-test.toml.txt").read_text() == TESTS["panics"]
     assert (bundle / "disks/main.qcow2").stat().st_size > 0
     fails = results / IMAGE / "quick.fails" / "run-2"
     assert "the reason" in (fails / "logs/1-run.sh-main.log").read_text()
