@@ -213,7 +213,7 @@ class Bench:
                 taken_s.append(round(time.monotonic() - begin, 3))
                 if found is None:
                     raise RuntimeError("the pool is empty")
-                clones.wait(found[0], timeout_s=60 * factor, note=lambda _: None, **more)
+                clones.wait(found[0], timeout_s=60 * factor, note=lambda _: None, is_up=True, **more)
                 answered_s.append(round(time.monotonic() - begin, 3))
                 clones.destroy(found[0].name, **more)
         finally:

@@ -1,12 +1,12 @@
-"""What does a night cost in which nothing changed? `golden plan`, and `golden build`, of catalogues of several sizes.
+"""What does a night cost in which nothing changed? `golden plan` and `golden nightly`, of catalogues of several sizes.
 
     python3 benchmarks/plan.py --output docs/benchmarks-plan.json
 
 Makes a project of trees of ten images (a base, an upgrade on it, eight layers on that, most of which install packages
 from two repositories, one copies a folder of files) and a store with a build of each, whose files have a size but no
-data. Then runs the command line as a person does and takes the wall clock, start of Python included. The first plan
-reads every image file, since nothing is known of it; the others only look at each. QEMU and libguestfs are put out of
-reach, so that a run that would start a machine fails.
+data; each is verified, and all were published by the night before. Then runs the command line as a person does and
+takes the wall clock, start of Python included. The first plan reads every image file, since nothing is known of it;
+the others only look at each. QEMU and libguestfs are put out of reach, so that a run that would start a machine fails.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from builder import nights, verdicts
 from builder.config import load
 from builder.decision import Decision
 from builder.model import Build, ImageId
+from builder.nights import Publication
+from builder.promises import promises
 from builder.store import Store
+from builder.verdicts import Check, Verdict
 
 SIZES = (10, 40, 200, 1000)
+NIGHT = 40
 TREE = 10
 KIB = 1024
 MTIME_NS = 1_700_000_000_000_000_000
@@ -53,6 +58,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}",
         "image_kib": options.image_kib,
         "rows": rows,
+        "night": night(options.work, rounds=options.rounds),
     }
     text = json.dumps(found, indent=2) + "\n"
     if options.output:
@@ -78,6 +84,16 @@ def measure(folder: Path, images: int, *, rounds: int, image_bytes: int) -> dict
     }
 
 
+def night(work: Path, *, rounds: int) -> dict[str, object]:
+    """A whole `golden nightly` in which nothing changed, with its report."""
+    with tempfile.TemporaryDirectory(prefix="golden-plan-", dir=work) as folder:
+        file, state = make_project(Path(folder), NIGHT), Path(folder) / "state"
+        make_store(file, state, image_bytes=KIB)
+        seconds(file, state, "plan", "--json")
+        taken = [seconds(file, state, "nightly", "--json") for _ in range(rounds)]
+    return {"images": NIGHT, "seconds": round(statistics.median(taken), 2), "longest_s": round(max(taken), 2)}
+
+
 def seconds(file: Path, state: Path, *words: str, rebuilds: bool = False) -> float:
     """Wall clock of one command. Fails if it says anything else than that all is there, or that something is not."""
     environment = os.environ | {"GOLDEN_FILE": str(file), "GOLDEN_STATE": str(state), "PATH": "/nowhere"}
@@ -91,6 +107,10 @@ def seconds(file: Path, state: Path, *words: str, rebuilds: bool = False) -> flo
         expected = {"reuse", "rebuild"} if rebuilds else {"reuse"}
         if actions != expected:
             sys.exit(f"the plan should hold {expected}, and holds {actions}")
+    if words[0] == "nightly":
+        night = json.loads(ended.stdout)
+        if {turn["outcome"] for turn in night["turns"]} != {"stands"} or night["publication"]["is_new"]:
+            sys.exit("nothing changed, and the night did something")
     return taken
 
 
@@ -156,6 +176,31 @@ def make_store(file: Path, state: Path, *, image_bytes: int) -> None:
             stream.truncate(image_bytes)
         os.utime(store.qcow2(build), ns=(MTIME_NS, MTIME_NS))
         store.facts(build).write_text(build.model_dump_json(indent=2))
+        verdict = Verdict(
+            image=step.image,
+            version=build.version,
+            sha256=digest,
+            passed=True,
+            at=build.finished,
+            seconds=60,
+            boot_s=20,
+            accelerator="tcg",
+            promises=promises(project, step.image).digest(),
+            tests=tuple(Check(name=f"test {number}", result="passed") for number in range(10)),
+        )
+        verdicts.write(store, verdict, build)
+    version, _ = nights.begin(store)
+    night = nights.Night(
+        project=project.name,
+        version=version,
+        started="2026-11-21T02:00:00+00:00",
+        seconds=600,
+        accelerator="tcg",
+        exit_code=0,
+        turns=(),
+        publication=Publication(channel="nightly", set={name: it.version for name, it in made.items()}, is_new=True),
+    )
+    nights.write(store, night)
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:
@@ -177,6 +222,9 @@ file is read twice: the first plan reads all of them, later ones look at inode, 
                 "rows": [[row[column] for column in columns] for row in found["rows"]],
             }
         ],
+        "notes": f"""
+A whole `golden nightly` of {found["night"]["images"]} images that are verified and published, in which nothing changed,
+with its report: {found["night"]["seconds"]} s, the longest {found["night"]["longest_s"]} s.""",
     }
 
 

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -41,18 +40,23 @@ LISTEN_S = 5
 SSH_PORT = 22
 
 
-def stir(entropy: bytes) -> None:
-    """The kernel's random numbers: mixed with what the host sent, and drawn anew at once."""
-    with Path("/dev/random").open("wb", buffering=0) as device:
-        block = struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy
-        fcntl.ioctl(device, RNDADDENTROPY, array.array("B", block))
-        with contextlib.suppress(OSError):  # kernels before 4.20 draw anew by themselves
-            fcntl.ioctl(device, RNDRESEEDCRNG)
-    random.seed()
-    for seed in (Path("/var/lib/systemd/random-seed"), Path("/var/lib/random-seed")):
-        if seed.exists():
-            with seed.open("r+b") as file:
-                file.write(os.urandom(512))
+def stir(random: int, entropy: bytes) -> None:
+    """The kernel's random numbers: mixed with what the host sent, and drawn anew at once. random: /dev/random, open."""
+    block = struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy
+    fcntl.ioctl(random, RNDADDENTROPY, array.array("B", block))
+    with contextlib.suppress(OSError):  # kernels before 4.20 draw anew by themselves
+        fcntl.ioctl(random, RNDRESEEDCRNG)
+
+
+def opened(*paths: Path) -> Any:
+    """Those of the files that are there."""
+    return [os.open(str(path), os.O_RDWR) for path in paths if path.is_file() and not path.is_symlink()]
+
+
+def rewrite(handle: int, content: bytes) -> None:
+    """In place: some of these files are bind mounts, and mode and group stay."""
+    os.pwrite(handle, content, 0)
+    os.ftruncate(handle, len(content))
 
 
 def call(*words: str) -> int:
@@ -60,31 +64,22 @@ def call(*words: str) -> int:
     return os.spawnvp(os.P_WAIT, words[0], list(words))
 
 
-def name(machine_id: str, hostname: str) -> None:
-    """Written in place: some of these files are bind mounts."""
-    for path in (Path("/etc/machine-id"), Path("/run/machine-id"), Path("/var/lib/dbus/machine-id")):
-        if path.is_file() and not path.is_symlink():
-            path.write_text(machine_id + "\n")
-    socket.sethostname(hostname)
-    if Path("/etc/hostname").exists():
-        Path("/etc/hostname").write_text(hostname + "\n")
-
-
-def change_cards(macs: Any) -> Any:
-    """macs: old address -> new. Returns the cards that had an IPv4 address, and may lose it for a moment.
-
-    With arp_notify the kernel tells the network at once.
-    """
+def find_cards() -> Any:
+    """Address -> card. With arp_notify the kernel tells the network at once when a card's address changes."""
     with contextlib.suppress(OSError):
         Path("/proc/sys/net/ipv4/conf/all/arp_notify").write_text("1\n")
+    return {(card / "address").read_text().strip(): card.name for card in Path("/sys/class/net").iterdir()}
+
+
+def change_cards(cards: Any, macs: Any) -> Any:
+    """macs: old address -> new. Returns the cards that had an IPv4 address, and may lose it for a moment."""
     changed = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-        for card in Path("/sys/class/net").iterdir():
-            new = macs.get((card / "address").read_text().strip())
-            if new:
-                if has_address(card.name):
-                    changed.append(card.name)
-                request = bytearray(fcntl.ioctl(handle, SIOCGIFHWADDR, struct.pack("16s16x", card.name.encode())))
+        for old, new in macs.items():
+            if old in cards:
+                if has_address(cards[old]):
+                    changed.append(cards[old])
+                request = bytearray(fcntl.ioctl(handle, SIOCGIFHWADDR, struct.pack("16s16x", cards[old].encode())))
                 request[18:24] = bytes.fromhex(new.replace(":", ""))
                 fcntl.ioctl(handle, SIOCSIFHWADDR, bytes(request))
     return changed
@@ -126,19 +121,25 @@ def keeps_its_keys(sshd: Path) -> bool:
     return any(word[:1] == b"-" and b"r" in word for word in words) or b"sshd-session" in (sshd / "exe").read_bytes()
 
 
-def replace_host_keys(keys: Any) -> bool:
-    """keys: kind -> private and public half, made by the host. Whether RSA is left to do, which takes long here."""
-    kinds = [path.name[len("ssh_host_") : -len("_key")] for path in SSH.glob("ssh_host_*_key")]
-    for kind in kinds:
-        path = SSH / f"ssh_host_{kind}_key"
-        for old in SSH.glob(f"{path.name}*"):
-            old.unlink()
-        if kind in keys:
-            path.touch(mode=0o600)
-            path.write_text(keys[kind][0])
-            path.with_name(f"{path.name}.pub").write_text(keys[kind][1])
-            give_to_group(path)
-    return "rsa" in kinds
+def open_host_keys() -> Any:
+    """Kind -> private and public half, open. Wherever they are links to: none may stay what it is."""
+    found = {}
+    for path in SSH.glob("ssh_host_*_key"):
+        halves = [half for half in (path, path.with_name(path.name + ".pub")) if half.exists()]
+        found[path.name[len("ssh_host_") : -len("_key")]] = [os.open(str(half), os.O_RDWR) for half in halves]
+    return found
+
+
+def replace_host_keys(old: Any, new: Any) -> bool:
+    """new: kind -> private and public half, made by the host. Whether RSA is left to do, which takes long here."""
+    for kind, handles in old.items():
+        if kind in new:
+            for number, handle in enumerate(handles):
+                rewrite(handle, new[kind][number].encode())
+        else:
+            for path in SSH.glob("ssh_host_" + kind + "_key*"):
+                path.unlink()
+    return "rsa" in old
 
 
 def give_to_group(path: Path) -> None:
@@ -163,6 +164,7 @@ def restart_others(has_rsa: bool, sshd: int) -> None:
     units = [unit for unit in ("systemd-networkd", "NetworkManager") if call("systemctl", "-q", "is-active", unit) == 0]
     call("systemctl", "--no-block", "restart", "systemd-journald", *units)
     if has_rsa:
+        os.nice(10)  # seconds of a processor, under those who are at work here by now
         path = SSH / "ssh_host_rsa_key"
         call("ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(path))
         give_to_group(path)
@@ -196,20 +198,48 @@ def wait_for_listener(before: Any) -> None:
         time.sleep(0.01)
 
 
-def renew(order: Any, sshd: int) -> bool:
-    """Host keys come early: sshd begins anew on one processor while the rest is done on the other."""
+class Here:
+    """What is to be changed, found and opened before the memory is saved.
+
+    A guest without an accelerator that goes on is slow at whatever it does for the first time.
+    """
+
+    def __init__(self) -> None:
+        self.sshd = find_sshd()
+        self.listeners = listeners() if self.sshd else set()
+        self.random = os.open("/dev/random", os.O_WRONLY)
+        self.seeds = opened(Path("/var/lib/systemd/random-seed"), Path("/var/lib/random-seed"))
+        self.ids = opened(*map(Path, ("/etc/machine-id", "/run/machine-id", "/var/lib/dbus/machine-id")))
+        self.hostname = opened(Path("/etc/hostname"))
+        self.host_keys = open_host_keys()
+        self.certificates = list(SSH.glob("ssh_host_*-cert.pub"))
+        self.cards = find_cards()
+
+
+def renew(order: Any, here: Here) -> bool:
+    """Host keys come early: an sshd that has to begin anew does that on one processor, and the rest is done on another.
+
+    Returns whether an RSA key is left to make.
+    """
     time.clock_settime(time.CLOCK_REALTIME, order["now"])
-    stir(base64.b64decode(order["entropy"]))
+    stir(here.random, base64.b64decode(order["entropy"]))
     if order.get("authorized_key"):
         let_in(order["authorized_key"])
-    has_rsa = replace_host_keys(order["host_keys"])
-    before = listeners()
-    hang_up(sshd)
-    name(order["machine_id"], order["hostname"])
-    cards = change_cards(order["macs"])
-    wait_for_addresses(cards)
-    if sshd and before:
-        wait_for_listener(before)
+    has_rsa = replace_host_keys(here.host_keys, order["host_keys"])
+    for path in here.certificates:
+        path.unlink()
+    hang_up(here.sshd)
+    changed = change_cards(here.cards, order["macs"])
+    for seed in here.seeds:
+        os.pwrite(seed, os.urandom(512), 0)
+    for handle in here.ids:
+        rewrite(handle, order["machine_id"].encode() + b"\n")
+    socket.sethostname(order["hostname"])
+    for handle in here.hostname:
+        rewrite(handle, order["hostname"].encode() + b"\n")
+    wait_for_addresses(changed)
+    if here.listeners:
+        wait_for_listener(here.listeners)
     return has_rsa
 
 
@@ -233,7 +263,7 @@ def make_raw(port: Any) -> None:
 
 
 def main() -> int:
-    sshd = find_sshd()
+    here = Here()
     with PORT.open("r+b", buffering=0) as port:
         make_raw(port)
         port.write(READY)
@@ -242,14 +272,14 @@ def main() -> int:
                 break
             port.write(READY)
         try:
-            has_rsa = renew(json.loads(line.decode()), sshd)
+            has_rsa = renew(json.loads(line.decode()), here)
         except Exception as error:
             port.write(FAILED + repr(error).encode() + b"\n")
             return 1
         port.write(DONE)
     # Whoever waits for the guest to answer comes first: without an accelerator this takes a second of its processor.
     time.sleep(BREATH_S)
-    restart_others(has_rsa, sshd)
+    restart_others(has_rsa, here.sshd)
     return 0
 
 

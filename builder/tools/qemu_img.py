@@ -92,9 +92,13 @@ def link(path: Path) -> Link:
         return Link(path=path.absolute())
     if not size or offset + size > len(start):
         raise _unfit(path, "the name of its backing file is not in its header")
+    try:
+        name = start[offset : offset + size].decode()
+    except UnicodeDecodeError as error:
+        raise _unfit(path, "the name of its backing file is no text") from error
     return Link(
         path=path.absolute(),
-        backing_name=start[offset : offset + size].decode(errors="surrogateescape"),
+        backing_name=name,
         backing_format=_extensions(start).get(_BACKING_FORMAT, b"").decode(errors="replace") or None,
     )
 

@@ -151,6 +151,24 @@ def test_a_disk_that_says_it_is_huge_is_refused_before_qemu_looks(
             look(base)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (8, (2**40).to_bytes(8, "big"), "the name of its backing file is not in its header"),
+        (16, bytes(4), "the name of its backing file is not in its header"),
+        (16, (2**31).to_bytes(4, "big"), "the name of its backing file is not in its header"),
+        (8, (0).to_bytes(7, "big") + b"\1", "the name of its backing file is no text"),
+        (100, (2**31).to_bytes(4, "big"), "the format of its backing file is given as None"),
+    ],
+)
+def test_a_damaged_header_is_an_error_and_never_followed(overlay: Path, place: int, value: bytes, message: str) -> None:
+    with overlay.open("r+b") as file:
+        file.seek(place)
+        file.write(value)
+    with pytest.raises(VerifyError, match=message):
+        qemu_img.chain(overlay)
+
+
 def test_a_chain_that_goes_in_a_circle_ends(base: Path, overlay: Path) -> None:
     query(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", overlay, base], why="close the circle")
     with pytest.raises(VerifyError, match="its chain of backing files is longer than 64"):

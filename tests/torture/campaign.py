@@ -211,11 +211,11 @@ class Campaign:
             world.remount(self._folder, "rw,size=50%")
 
     def _set_out(self, scenario: Scenario) -> None:
-        if scenario.has_machines:
-            self._libvirt.start()
-            for name in world.domains():
-                world.virsh("destroy", name, is_checked=False)
-                world.virsh("undefine", name, is_checked=False)
+        self._libvirt.start()
+        # Of the trial before, which may have been another command's.
+        for name in world.domains():
+            world.virsh("destroy", name, is_checked=False)
+            world.virsh("undefine", name, is_checked=False)
         self._stage.come_back(scenario.begin)
         scenario.before(self._stage)
 
@@ -226,35 +226,35 @@ class Campaign:
     def _try(self, it: _Undisturbed, disturbance: Disturbance) -> Trial | None:
         """None if nothing happened: the command was over before the blow, or whom it was for was not there."""
         scenario, begin = it.scenario, time.monotonic()
-        self._set_out(scenario)
-        words = scenarios.words(scenario, self._stage)
-        match disturbance:
-            case Hardship():
-                said, kind = disturbance.name, disturbance.name
-                first, expects = self._suffer(words, disturbance)
-            case Blow(by=by, name=name):
-                said = f"{by.name} for {name} after {disturbance.after_s:.2f} s"
-                kind = f"{by.name} for {name} at a random time"
-                first = self._stage.golden(*words, blow=disturbance)
-                # The signal may come before golden takes heed of it, or when it has nothing left to do.
-                expects = {0, -by, 130} if name == "golden" else _TOLD
-                if not first.was_struck:
-                    return None
-            case _:
-                said, what = disturbance, disturbance.rpartition(":")[2]
-                kind = _kind(disturbance)
-                asked = disturbance.replace("@libvirtd", f"@{self._libvirt.pid}").replace(":reboot", ":kill")
-                first = self._stage.golden(*words, fault=asked)
-                expects = _ENDS.get(what, _TOLD)
-                if what == "reboot":
-                    world.reboot(self._libvirt, self._stage.upstream.pid)
-        wrong: list[str] = []
+        said, kind = _named(disturbance)
+        status, wrong = None, []
         try:
+            self._set_out(scenario)
+            words = scenarios.words(scenario, self._stage)
+            first, expects = self._disturb(words, disturbance)
+            if isinstance(disturbance, Blow) and not first.was_struck:
+                return None
+            status = first.status
             wrong += self._look(first, expects)
             wrong += self._again(scenario, words, it.result, is_off=kind == _WORDS["reboot"] or "for QEMU" in kind)
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
-        return Trial(scenario.name, said, kind, first.status, tuple(wrong), time.monotonic() - begin)
+        return Trial(scenario.name, said, kind, status, tuple(wrong), time.monotonic() - begin)
+
+    def _disturb(self, words: Sequence[str], disturbance: Disturbance) -> tuple[Ended, set[int]]:
+        """Run the command so; returns how it ended, and how it may."""
+        if isinstance(disturbance, Hardship):
+            return self._suffer(words, disturbance)
+        if isinstance(disturbance, Blow):
+            # The signal may come before golden takes heed of it, or when it has nothing left to do.
+            expects = {0, -disturbance.by, 130} if disturbance.name == "golden" else _TOLD
+            return self._stage.golden(*words, blow=disturbance), expects
+        what = disturbance.rpartition(":")[2]
+        asked = disturbance.replace("@libvirtd", f"@{self._libvirt.pid}").replace(":reboot", ":kill")
+        ended = self._stage.golden(*words, fault=asked)
+        if what == "reboot":
+            world.reboot(self._libvirt, self._stage.upstream.pid)
+        return ended, _ENDS.get(what, _TOLD)
 
     def _look(self, first: Ended, expects: set[int]) -> list[str]:
         """What is wrong right after the end."""
@@ -328,6 +328,16 @@ class Campaign:
                 f"it is {_short(found[it])}, not {_short(expected[it])}, with {it}" for it in _unlike(found, expected)
             ]
         return wrong
+
+
+def _named(disturbance: Disturbance) -> tuple[str, str]:
+    """What happens, with where or when, and without."""
+    if isinstance(disturbance, Hardship):
+        return disturbance.name, disturbance.name
+    if isinstance(disturbance, Blow):
+        what = f"{disturbance.by.name} for {disturbance.name}"
+        return f"{what} after {disturbance.after_s:.2f} s", f"{what} at a random time"
+    return disturbance, _kind(disturbance)
 
 
 def _kind(fault: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import os
@@ -35,6 +36,8 @@ class Port:
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[Port]:
     host, guest = os.openpty()
     monkeypatch.setattr(agent, "PORT", Path(os.ttyname(guest)))
+    # Nothing of this machine is opened.
+    monkeypatch.setattr(agent, "Here", lambda: argparse.Namespace(sshd=0))
     yield Port(host)
     os.close(guest)
     os.close(host)
@@ -51,7 +54,7 @@ def test_it_says_that_it_waits_however_often_it_is_asked_and_then_obeys(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: list[Any] = []
-    monkeypatch.setattr(agent, "renew", lambda order, _sshd: bool(orders.append(order)))
+    monkeypatch.setattr(agent, "renew", lambda order, _here: bool(orders.append(order)))
     monkeypatch.setattr(agent, "restart_others", lambda _has_rsa, _sshd: None)
     monkeypatch.setattr(agent, "BREATH_S", 0)
     thread, ends = started()
@@ -68,7 +71,7 @@ def test_it_says_that_it_waits_however_often_it_is_asked_and_then_obeys(
 
 
 def test_what_fails_is_said(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_order: Any, _sshd: int) -> bool:
+    def fail(_order: Any, _here: Any) -> bool:
         raise OSError("no entropy")
 
     monkeypatch.setattr(agent, "renew", fail)
@@ -130,11 +133,13 @@ def test_host_keys_are_replaced_by_the_hosts_and_none_stays(tmp_path: Path, monk
     monkeypatch.setattr(agent, "SSH", tmp_path)
     for kind in ("ed25519", "rsa"):
         for end in ("", ".pub"):
-            (tmp_path / f"ssh_host_{kind}_key{end}").write_text("old")
+            (tmp_path / f"ssh_host_{kind}_key{end}").write_text("old, and longer than the new ones: " + "x" * 4000)
+            (tmp_path / f"ssh_host_{kind}_key{end}").chmod(0o644 if end else 0o640)
     made = saved.host_keys()
-    assert agent.replace_host_keys(made)
+    assert agent.replace_host_keys(agent.open_host_keys(), made)
     assert {path.name for path in tmp_path.iterdir()} == {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"}
     private = tmp_path / "ssh_host_ed25519_key"
     assert private.read_text() == made["ed25519"][0]
-    assert private.stat().st_mode & 0o007 == 0
+    # EL's sshd reads keys of a group.
+    assert private.stat().st_mode & 0o777 == 0o640
     assert saved.host_keys()["ed25519"] != made["ed25519"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,15 @@ def test_no_two_clones_share_anything_that_should_be_theirs(
         assert all(found.values()), what
         assert len(set(found.values())) == len(found), f"{what}: {found}"
     assert answers(golden, "hostname", *everybody) == {name: name for name in everybody}
+
+
+def test_sshd_shows_the_key_that_is_the_clones_own(golden: Golden, warm: list[dict[str, Any]]) -> None:
+    """One that went on with the saved guest's would show that, whatever is in the files."""
+    files = answers(golden, "cat /etc/ssh/ssh_host_ed25519_key.pub", *WARM)
+    for clone in warm:
+        words = ["ssh-keyscan", "-T", "60", "-t", "ed25519", "-p", str(clone["ssh_port"]), "127.0.0.1"]
+        shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+        assert shown[1:] == files[clone["name"]].split()[:2]
 
 
 @pytest.mark.usefixtures("warm")
