@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from builder.errors import ConfigError, Problem
 
@@ -27,7 +28,8 @@ def render(folders: Path | Sequence[Path], template: str, *, autoescape: bool = 
     Raises ConfigError naming file and line of what is undefined or wrong.
     """
     searched = [folders] if isinstance(folders, Path) else list(folders)
-    environment = jinja2.Environment(
+    # A project's own template is text of others: it fills in values, and reaches nothing of Python's.
+    environment = ImmutableSandboxedEnvironment(
         loader=jinja2.FileSystemLoader(searched),
         undefined=jinja2.StrictUndefined,
         autoescape=autoescape,

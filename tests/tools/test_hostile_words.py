@@ -39,6 +39,7 @@ NASTY = [
     "-rf",
     "../../../outside/file",
     "{outside}/file",
+    "sandbox-upgrade@../../../../outside/file",
     "a b\n;touch {outside}/made",
     "$(touch {outside}/made)`touch {outside}/made`",
     "'\"; touch {outside}/made; '",

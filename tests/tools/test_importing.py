@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from builder import bases, importing
+from builder.clones import sources
 from builder.errors import ConfigError, VerifyError
 from builder.media import Source
 from builder.model import Build, Image
 from builder.run import query
-from builder.store import Store, sha256
+from builder.store import Store, sha256, write_atomically
 from builder.tools import qemu_img
 
 SIZE = 8 * 1024**2
@@ -133,3 +135,24 @@ def test_an_image_that_is_not_installed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the image to import is not there: ") as caught:
         bases.known_sha256(source, image(), state=tmp_path)
     assert caught.value.try_next == "dnf install golden-rocky9-base"
+
+
+@pytest.mark.parametrize("digest", ["as it was", "as it is now"])
+def test_no_clone_is_made_of_an_image_that_leads_elsewhere(
+    store: Store, chain: dict[str, Build], tmp_path: Path, digest: str
+) -> None:
+    """Not even of one whose facts fit, and not if the same base lies there."""
+    build, base = chain["sandbox-upgrade"], chain["sandbox-base"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for file in (store.qcow2(base), store.facts(base)):
+        shutil.copy(file, elsewhere / file.name)
+    file = store.qcow2(build)
+    file.chmod(0o644)
+    qemu_img.rebase(file, elsewhere / store.qcow2(base).name)
+    if digest == "as it is now":
+        fitting = build.model_copy(update={"id": build.id.model_copy(update={"sha256": sha256(file)})})
+        write_atomically(store.facts(build), fitting.model_dump_json(), mode=0o444)
+    source = sources.locate("sandbox-upgrade", None, images=tmp_path / "none", builds=store)
+    with pytest.raises(VerifyError, match="its backing file is not one beside it"):
+        sources.verify(source, state=store.state, is_full=True)

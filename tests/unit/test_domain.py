@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from builder.tools.domain import (
     QEMU_NAMESPACE,
@@ -177,3 +180,38 @@ def test_memory_in_a_file_is_mapped_by_qemu_itself() -> None:
     resumed = make_machine(mapped=MappedMemory(file=Path("/state/a,b/memory"), is_shared=False))
     assert mapped_memory_arguments(resumed) == [words[0], backend.format("off"), *words[2:], "-incoming", "defer"]
     assert mapped_memory_arguments(resumed)[-1] in domain_xml(resumed)
+
+
+# What XML can hold; what a file system or a name takes besides, libvirt refuses by itself.
+TEXT = st.text(st.sampled_from("<>&'\"]/ ,=%$`;-ü\N{PILE OF POO}ax"), min_size=1, max_size=20)
+
+
+@given(text=TEXT)
+def test_no_text_becomes_markup_or_another_argument_of_qemu(text: str) -> None:
+    path = Path("/state") / text
+    plain = make_machine()
+    hostile = plain.model_copy(
+        update={
+            "label": Label(purpose="clone", owner_pid=1, work=path),
+            "disks": (Disk(chain=(path / "disk.qcow2", path / "base.qcow2")),),
+            "console_log": path / "log",
+            "nics": (Nic(), Nic(kind="bridge", source=text), Nic(kind="lan", source=text)),
+        }
+    )
+    root = ET.fromstring(domain_xml(hostile))
+    assert read_label(domain_xml(hostile)) == hostile.label
+    assert [it.get("file") for it in root.iter("source") if it.get("file")] == [
+        str(path / "disk.qcow2"),
+        str(path / "base.qcow2"),
+    ]
+    assert {it.get("bridge") for it in root.iter("source") if it.get("bridge")} == {text}
+    # Of a network's name there is a digest in what QEMU reads by itself.
+    (lan,) = [it for it in user_and_lan(root) if "mcast" in it]
+    assert re.fullmatch(r"socket,id=n\d,mcast=[0-9.]+:\d+,localaddr=127\.0\.0\.1", lan)
+    # The machine is made of as many elements as any other.
+    names = [it.tag for it in ET.fromstring(domain_xml(hostile.model_copy(update={"label": plain.label}))).iter()]
+    assert names == [it.tag for it in root.iter()]
+
+
+def user_and_lan(root: ET.Element) -> list[str]:
+    return [it.get("value", "") for it in root.iter(f"{{{QEMU_NAMESPACE}}}arg")]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import config, install, seal, supply
+from builder import config, install, seal, supply, templates
 from builder.errors import ConfigError, VerifyError
 from builder.model import NAME, ImageId
 from builder.tools import guestfs, kickstart
@@ -188,3 +188,21 @@ def test_a_machine_that_is_not_goldens_has_no_label(inside: str) -> None:
 def test_what_is_no_address_of_a_channel_is_not_asked(address: str) -> None:
     with pytest.raises(ConfigError, match="is no address of a channel"):
         supply.survey(address, ["a-b"], signer=None, note=print)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ cycler.__init__.__globals__.os.system('touch %s') }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{%% set x = lipsum.__globals__ %%}{{ x['os'].popen('touch %s').read() }}",
+        "{%% include '../../../../../../etc/passwd' %%}",
+        "{%% include '/etc/passwd' %%}",
+    ],
+)
+def test_a_projects_template_runs_nothing_and_reads_nothing_elsewhere(tmp_path: Path, text: str) -> None:
+    made = tmp_path / "made"
+    (tmp_path / "own.ks.j2").write_text(text % made if "%s" in text else text.replace("%%", "%"))
+    with pytest.raises(ConfigError, match=r"the template 'own\.ks\.j2' could not be rendered"):
+        templates.render(tmp_path, "own.ks.j2")
+    assert not made.exists()
