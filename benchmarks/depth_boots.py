@@ -20,10 +20,11 @@ from builder.tools.libvirt import connect
 from builder.units import MIB
 
 DEPTHS = (1, 2, 3, 4, 5)
-# A new file in the old one's place, with its attributes; those that are open stay what they are.
+# New files in the place of the old ones, with their attributes; those that are open stay what they are. By one tar and
+# not one cp for each: thousands of processes take minutes without KVM.
 REWRITE = (
-    "find /usr -xdev -type f -links 1 | LC_ALL=C sort | awk 'NR % {parts} == {part}' | "
-    'while IFS= read -r file; do cp -a -- "$file" "$file.golden" && mv -- "$file.golden" "$file"; done'
+    "cd /usr && find . -xdev -type f -links 1 | LC_ALL=C sort | awk 'NR % {parts} == {part}' | "
+    "tar --xattrs --verbatim-files-from -T - -cf - | tar --xattrs --unlink-first -xpf -"
 )
 IMAGE = """
 [image.sandbox-deep-{depth}]
