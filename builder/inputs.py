@@ -33,6 +33,7 @@ _RECIPE_FORMAT = "2"
 _STEP = re.compile(r"step (?P<number>[0-9]+): ")
 # Of a repomd.xml, when it was made. Source: createrepo_c; <revision> is seconds of the epoch unless somebody set it.
 _REVISION = re.compile(r"<revision>([^<]{1,40})</revision>")
+_YEAR_10000_S = 253_402_300_800
 _TIMESTAMP = re.compile(r"<timestamp>([0-9]{1,12})(?:\.[0-9]+)?</timestamp>")
 
 
@@ -293,7 +294,8 @@ def repomd(repository: Repository) -> str:
 def _made(repomd: str) -> str:
     """ "of 2026-11-20 03:12 UTC": the newest of its times, or its revision if it has none."""
     times = [int(found) for found in _TIMESTAMP.findall(repomd)]
-    if times:
+    # Whoever serves it may have written any number there; a date is told in four digits of a year.
+    if times and max(times) < _YEAR_10000_S:
         return f"of {datetime.fromtimestamp(max(times), UTC):%Y-%m-%d %H:%M} UTC"
     revision = _REVISION.search(repomd)
     return f"of revision {revision[1]}" if revision else "of no date"

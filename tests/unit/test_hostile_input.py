@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import config, install, seal, supply, templates
+from builder import config, inputs, install, seal, supply, templates
 from builder.errors import ConfigError, VerifyError
 from builder.model import NAME, ImageId
 from builder.tools import guestfs, kickstart
@@ -136,6 +136,13 @@ def test_a_guests_list_of_packages_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "output").write_bytes(data.getvalue())
     with pytest.raises(VerifyError, match="the guest's list of packages is none: 'nonsense' is not NAME"):
         seal.read_report(tmp_path / "output")
+
+
+def test_a_repository_of_the_far_future_has_no_date(tmp_path: Path) -> None:
+    for number in ("311111111111", "253402300800", "9" * 4000):
+        READERS["repository"](f"<timestamp>{number}</timestamp>".encode(), tmp_path)
+        assert inputs._made(f"<timestamp>{number}</timestamp>") == "of no date"
+    assert inputs._made("<timestamp>253402300799</timestamp>") == "of 9999-12-31 23:59 UTC"
 
 
 def test_a_long_word_that_is_no_name_is_refused_at_once() -> None:
