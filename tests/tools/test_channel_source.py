@@ -91,7 +91,7 @@ class Channel:
     def refused(self, message: str, *, expect: int) -> str:
         """The error of a fetch that leaves nothing behind."""
         stderr = self.golden("cache", "fetch", expect=expect).stderr
-        assert message in stderr
+        assert message in stderr, stderr
         left = [path for name in ("files", "partial") for path in (self.cache / name).rglob("*") if path.is_file()]
         assert left == []
         return stderr
@@ -354,14 +354,14 @@ def crafted(channel: Channel, *words: str | Path) -> None:
 
 def test_an_image_that_reads_another_file_of_this_host(channel: Channel) -> None:
     crafted(channel, "-F", "qcow2", "-b", "/etc/passwd")
-    channel.refused("the image file 'passwd' is not fit for use: it is not a qcow2 file\n", expect=5)
+    channel.refused("is not fit for use: its backing file is not one beside it: /etc/passwd\n", expect=5)
 
 
 def test_an_image_that_reads_an_image_of_this_host(channel: Channel, tmp_path: Path) -> None:
     secret = tmp_path / "secret.qcow2"
     qemu_img.create(secret, 4 * 1024**2)
     crafted(channel, "-F", "qcow2", "-b", secret)
-    channel.refused(f"there are no facts beside the image file {secret}", expect=5)
+    channel.refused(f"is not fit for use: its backing file is not one beside it: {secret}\n", expect=5)
 
 
 def test_an_image_that_keeps_its_data_elsewhere(channel: Channel, tmp_path: Path) -> None:
