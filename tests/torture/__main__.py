@@ -81,7 +81,9 @@ def _side_by_side(jobs: int, seed: int) -> Report:
 def _tell(report: Report, seed: int, file: Path | None) -> int:
     if file:
         found = {**section(report, seed=seed), "seed": seed, **report.as_json()}
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        trials = ",\n".join(f"  {json.dumps(it)}" for it in found.pop("trials"))
+        # A line for each trial.
+        file.write_text(f'{json.dumps(found, indent=1)[:-2]},\n "trials": [\n{trials}\n ]\n}}\n')
     print(f"seed {seed}\n{table(report)}")
     return 1 if report.failed else 0
 
