@@ -13,8 +13,9 @@ from typing import Any
 _ABOUT = """\
 Each command of golden's that writes is run once undisturbed, and then ended again and again: at the places where \
 something becomes visible to others, at random times, and in want of room, of open files and of large ones, or beside \
-itself; all of that in an order that is random, until there is nothing left or the time is over. What is struck is golden, a program that it started, libvirtd, or the QEMU of a machine. After each: every \
-channel is checked by golden, and the real dnf installs all of it into an empty root, where rpm verifies it; every \
+itself; all of that in an order that is random, until there is nothing left or the time is over. \
+What is struck is golden, a program that it started, libvirtd, or the QEMU of a machine. After each: every channel \
+is checked by golden, and the real dnf installs all of it into an empty root, where rpm verifies it; every \
 build is read; no process, mount or lock is left. Then the command is run again, and its result has to be that of the \
 undisturbed run.
 
