@@ -225,11 +225,11 @@ class Cache:
         )
         write_atomically(file_facts(aside), facts.model_dump_json(indent=2) + "\n")
         shutil.rmtree(final, ignore_errors=True)  # without its facts it is not whole
+        shutil.rmtree(partial)  # what is left in it is of no use without the files; nobody would look there again
         faults.place("cache.aside")
         aside.rename(final)
         faults.place("cache.named")
         sync_directory(final.parent)
-        shutil.rmtree(partial)
 
     # --- places and locks
 
