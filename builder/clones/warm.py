@@ -153,7 +153,7 @@ class _Preparation:
                 self._reporter.step("start the image") as step,
                 reserved(self._lease.memory_mib, limit, names="the image", note=step.note),
             ):
-                domain, machine = self._start(machine, stack, note=step.note)
+                domain, machine = self._start(machine, stack)
             with self._reporter.step("boot it") as step:
                 cold_s = self._wait(domain, machine, timeout_s=boot_timeout_s, note=step.note)
             with self._reporter.step("wait until it is idle"):
@@ -162,9 +162,7 @@ class _Preparation:
                 self._save(domain, is_mapped=machine.mapped is not None)
         return self._keep(wanted, machine, cold_s=cold_s)
 
-    def _start(
-        self, machine: Machine, stack: contextlib.ExitStack, *, note: Callable[[str], None]
-    ) -> tuple[Domain, Machine]:
+    def _start(self, machine: Machine, stack: contextlib.ExitStack) -> tuple[Domain, Machine]:
         """On until `stack` ends; with its memory in a file, if this host lets QEMU map one."""
         file = self._work / saved.MEMORY
         mapped = machine.model_copy(update={"mapped": MappedMemory(file=file, is_shared=True)})
@@ -179,7 +177,7 @@ class _Preparation:
             raise
         except ToolError as error:
             reason = "; ".join([error.what, *(text for _, text in error.details[:1])])
-            note(f"each start will read the whole memory: QEMU cannot map it here: {reason}")
+            self._reporter.note(f"each start will read the whole memory: QEMU cannot map it here: {reason}")
             file.unlink(missing_ok=True)
         return stack.enter_context(self._connection.running(domain_xml(machine))), machine
 
