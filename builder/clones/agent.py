@@ -32,7 +32,10 @@ FAILED = b"golden: failed: "
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
 SIOCGIFADDR, SIOCGIFHWADDR, SIOCSIFHWADDR = 0x8915, 0x8927, 0x8924
 
-SSH = Path("/etc/ssh")
+SSH, LIB = Path("/etc/ssh"), Path("/var/lib")
+
+# What networkd says of each card, and where files of its are that live as long as the machine is on.
+LINKS, NETWORKS = Path("/run/systemd/netif/links"), Path("/run/systemd/network")
 
 BREATH_S = 2
 ADDRESS_S = 5
@@ -101,6 +104,29 @@ def wait_for_addresses(cards: Any) -> None:
         time.sleep(0.02)
 
 
+def keep_addresses() -> Any:
+    """Have networkd keep what DHCP gave a card whose address changes, until it is given the same again.
+
+    Else the card is without an address for a moment, and who connects then waits for seconds. Returns the files that
+    say so, which are in memory alone. Source: systemd.network(5), KeepConfiguration; networkctl(1), reload.
+    """
+    files = []
+    for link in LINKS.glob("*"):
+        for line in link.read_text().splitlines():
+            if line.startswith("NETWORK_FILE=/"):
+                folder = NETWORKS / (Path(line.split("=", 1)[1]).name + ".d")
+                folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+                files.append(folder / "zz-golden-agent.conf")
+                files[-1].write_text("[Network]\nKeepConfiguration=dhcp\n")
+    if files:
+        cards = [card for card in find_cards().values() if has_address(card)]
+        call("networkctl", "reload")
+        # It takes the address away, and asks for it again.
+        time.sleep(BREATH_S)
+        wait_for_addresses(cards)
+    return files
+
+
 def find_sshd() -> int:
     """The process that listens, if it has to be told of new keys; else 0. Looked for before the memory is saved."""
     for status in Path("/proc").glob("[0-9]*/status"):
@@ -156,19 +182,23 @@ def let_in(line: str) -> None:
         file.write(line + "\n")
 
 
-def restart_others(has_rsa: bool, sshd: int) -> None:
+def restart_others(has_rsa: bool, here: Any) -> None:
     """What has the old machine-id in mind: the journal, and DHCP's identifiers, which are made of it."""
     for folder, pattern in (("NetworkManager", "*.lease"), ("NetworkManager", "secret_key"), ("dhclient", "*")):
-        for path in Path("/var/lib", folder).glob(pattern):
+        for path in (LIB / folder).glob(pattern):
             path.unlink()
     units = [unit for unit in ("systemd-networkd", "NetworkManager") if call("systemctl", "-q", "is-active", unit) == 0]
-    call("systemctl", "--no-block", "restart", "systemd-journald", *units)
+    call("systemctl", "--no-block", "restart", "systemd-journald")
+    if units:
+        call("systemctl", "restart", *units)  # is over when it has read its files
+    for file in here.kept:
+        file.unlink()
     if has_rsa:
         os.nice(10)  # seconds of a processor, under those who are at work here by now
         path = SSH / "ssh_host_rsa_key"
         call("ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(path))
         give_to_group(path)
-        hang_up(sshd)
+        hang_up(here.sshd)
 
 
 def hang_up(sshd: int) -> None:
@@ -214,6 +244,7 @@ class Here:
         self.host_keys = open_host_keys()
         self.certificates = list(SSH.glob("ssh_host_*-cert.pub"))
         self.cards = find_cards()
+        self.kept = keep_addresses()
 
 
 def renew(order: Any, here: Here) -> bool:
@@ -237,7 +268,8 @@ def renew(order: Any, here: Here) -> bool:
     socket.sethostname(order["hostname"])
     for handle in here.hostname:
         rewrite(handle, order["hostname"].encode() + b"\n")
-    wait_for_addresses(changed)
+    if not here.kept:
+        wait_for_addresses(changed)
     if here.listeners:
         wait_for_listener(here.listeners)
     return has_rsa
@@ -279,7 +311,7 @@ def main() -> int:
         port.write(DONE)
     # Whoever waits for the guest to answer comes first: without an accelerator this takes a second of its processor.
     time.sleep(BREATH_S)
-    restart_others(has_rsa, here.sshd)
+    restart_others(has_rsa, here)
     return 0
 
 

@@ -101,6 +101,34 @@ def test_sshd_is_told_of_new_keys_if_it_keeps_the_old_ones(
     assert agent.keeps_its_keys(tmp_path) is keeps
 
 
+def test_networkd_is_told_to_keep_addresses_until_it_was_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links, networks, calls = tmp_path / "links", tmp_path / "network", []
+    links.mkdir()
+    (links / "2").write_text("ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/80-dhcp.network\n")
+    (links / "1").write_text("ADMIN_STATE=unmanaged\n")
+    monkeypatch.setattr(agent, "LINKS", links)
+    monkeypatch.setattr(agent, "NETWORKS", networks)
+    monkeypatch.setattr(agent, "LIB", tmp_path)
+    monkeypatch.setattr(agent, "BREATH_S", 0)
+    monkeypatch.setattr(agent, "find_cards", lambda: {"52:54:00:00:00:01": "eth0"})
+    monkeypatch.setattr(agent, "has_address", lambda _card: True)
+    monkeypatch.setattr(agent, "call", lambda *words: calls.append(words) or 0)
+    (kept,) = agent.keep_addresses()
+    assert kept == networks / "80-dhcp.network.d" / "zz-golden-agent.conf"
+    assert kept.read_text() == "[Network]\nKeepConfiguration=dhcp\n"
+    assert calls == [("networkctl", "reload")]
+    agent.restart_others(False, argparse.Namespace(sshd=0, kept=[kept]))
+    assert calls[-1] == ("systemctl", "restart", "systemd-networkd", "NetworkManager")
+    assert not kept.exists()
+
+
+def test_a_guest_without_networkd_has_nothing_to_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "LINKS", tmp_path / "none")
+    assert agent.keep_addresses() == []
+
+
 def test_new_listeners_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([{"1"}, set(), {"1", "2"}, {"2", "3"}])
     monkeypatch.setattr(agent, "listeners", lambda: next(found))
