@@ -53,10 +53,18 @@ def render_spec(
         link_version=link.version,
         link_stem=link.stem,
         description=rpm.escape(build.description),
+        # Of embargoed work nothing shows on a host that other packages manage.
+        replaced=[] if build.private else [f"{prefix}-{old}" for old in build.replaces],
+        replaced_below=_day_after(build.version),
         packages=build.packages,
         extras=extras,
         software=build.software,
     )
+
+
+def _day_after(version: str) -> str:
+    """Above all versions of that day, whatever image's, and below those of an image that comes back later."""
+    return str(int(version.partition(".")[0]) + 1)
 
 
 def image_package(id: ImageId, *, prefix: str) -> str:

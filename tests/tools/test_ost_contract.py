@@ -19,7 +19,7 @@ from builder.errors import ConfigError, VerifyError
 from builder.harness import ost
 from builder.model import Build
 from builder.run import query
-from builder.store import Store, sha256
+from builder.store import Store, sha256, write_atomically
 from builder.tools import ssh
 from tests.builds import add_chain
 from tests.clients import Client
@@ -72,6 +72,22 @@ def test_an_upgrade_moves_the_chain_in_lockstep_and_newer_sorts_higher(
     names = [Path(str(info(link)["full-backing-filename"])).name]
     names.append(Path(str(info(slave.images / names[0])["full-backing-filename"])).name)
     assert names == [f"sandbox-upgrade-{NEW}.qcow2", f"sandbox-base-{NEW}.qcow2"]
+
+
+def test_a_layer_that_no_longer_exists_is_obsoleted(slave: Client, store: Store, publisher: Publisher) -> None:
+    """What golden.toml says replaces it comes in its place, and images that nobody needs any more go as usual."""
+    new = add_chain(store, *CHAIN[:2], version=NEW)["sandbox-upgrade"]
+    facts = store.facts(new)
+    facts.unlink()
+    new = new.model_copy(update={"replaces": ("sandbox-bootstrapped", "sandbox-older")})
+    write_atomically(facts, new.model_dump_json(), mode=0o444)
+    publisher.publish(new)
+    slave.dnf("upgrade")
+    assert LEAF not in slave.names()
+    assert "golden-sandbox-upgrade" in slave.names()
+    slave.dnf("autoremove")
+    images = [f"golden-{image}-image-{NEW}" for image in CHAIN[:2]]
+    assert slave.names() == sorted(["golden-sandbox-upgrade", *images])
 
 
 def test_all_images_by_a_pattern(slave: Client) -> None:
