@@ -19,7 +19,21 @@ NETWORK = """\
   <ip address="198.18.{third}.1" netmask="255.255.255.0">
     <dhcp><range start="198.18.{third}.10" end="198.18.{third}.99"/></dhcp>
   </ip>
+  <ip family="ipv6" address="fd00:198:18:{third}::1" prefix="64">
+    <dhcp><range start="fd00:198:18:{third}::100" end="fd00:198:18:{third}::199"/></dhcp>
+  </ip>
 </network>
+"""
+
+
+# Exactly one, once it is there: networkd asks for it when it has the other.
+IPV6 = """\
+for _ in $(seq 60); do
+    found=$(ip -6 -oneline address show dev eth0 scope global | grep -c 'fd00:198:18:{third}::1[0-9a-f][0-9a-f]/128')
+    [ "$found" = 0 ] || break
+    sleep 1
+done
+[ "$found" = 1 ]
 """
 
 
@@ -67,6 +81,8 @@ def test_clones_on_a_network_and_on_a_bridge_are_reached_where_their_dhcp_server
         assert own[0] == name
         addresses[name] = own[3].partition("/")[0]
         assert addresses[name].startswith(f"198.18.{network['third']}."), own
+        # And one by DHCPv6.
+        golden("clone", "ssh", name, "--", IPV6.format(third=network["third"]))
     assert len(set(addresses.values())) == 3
     # They are each other's neighbours; the card in user mode is the second one's second, as was asked.
     greeting = golden("clone", "ssh", "net1", "--", f"read -r -t 60 said < /dev/tcp/{addresses['net3']}/22; echo $said")
