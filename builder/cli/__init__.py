@@ -15,41 +15,56 @@ import click
 from rich.console import Console
 
 from builder import __version__
-from builder.cli.bisect import bisect
-from builder.cli.build import build, plan
-from builder.cli.cache import cache
-from builder.cli.clone import clone
-from builder.cli.collect import collect
-from builder.cli.distributions import distributions
-from builder.cli.doctor import doctor
-from builder.cli.export import export
-from builder.cli.flatten import flatten
-from builder.cli.harness import harness
-from builder.cli.init import init
-from builder.cli.inspect import diff, list_images, show
-from builder.cli.nightly import nightly
+from builder.cli.on_demand import OnDemand
 from builder.cli.overview import Overview
-from builder.cli.package import package
-from builder.cli.publish import promote, publish, repo, rollback
-from builder.cli.reproduce import reproduce
-from builder.cli.resume import resume, shell
-from builder.cli.revive import revive
-from builder.cli.sandbox import sandbox
 from builder.cli.session import Session, examples
-from builder.cli.sparrowdo import sparrowdo, validate
-from builder.cli.status import status
-from builder.cli.step import accept, step
 from builder.cli.table import folded
-from builder.cli.test import test
-from builder.cli.verify import verify_images
-from builder.cli.why import why
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted, host_error
 from builder.progress import Reporter, Style
 from builder.store import default_state
 
+_COMMANDS = OnDemand(
+    {
+        "build": "builder.cli.build:build",
+        "plan": "builder.cli.build:plan",
+        "why": "builder.cli.why:why",
+        "resume": "builder.cli.resume:resume",
+        "shell": "builder.cli.resume:shell",
+        "list": "builder.cli.inspect:list_images",
+        "show": "builder.cli.inspect:show",
+        "diff": "builder.cli.inspect:diff",
+        "package": "builder.cli.package:package",
+        "publish": "builder.cli.publish:publish",
+        "promote": "builder.cli.publish:promote",
+        "rollback": "builder.cli.publish:rollback",
+        "collect": "builder.cli.collect:collect",
+        "reproduce": "builder.cli.reproduce:reproduce",
+        "repo": "builder.cli.publish:repo",
+        "clone": "builder.cli.clone:clone",
+        "cache": "builder.cli.cache:cache",
+        "doctor": "builder.cli.doctor:doctor",
+        "distributions": "builder.cli.distributions:distributions",
+        "sandbox": "builder.cli.sandbox:sandbox",
+        "flatten": "builder.cli.flatten:flatten",
+        "export": "builder.cli.export:export",
+        "init": "builder.cli.init:init",
+        "test": "builder.cli.test:test",
+        "harness": "builder.cli.harness:harness",
+        "status": "builder.cli.status:status",
+        "verify": "builder.cli.verify:verify_images",
+        "nightly": "builder.cli.nightly:nightly",
+        "step": "builder.cli.step:step",
+        "accept": "builder.cli.step:accept",
+        "bisect": "builder.cli.bisect:bisect",
+        "sparrowdo": "builder.cli.sparrowdo:sparrowdo",
+        "validate": "builder.cli.sparrowdo:validate",
+    }
+)
+
 
 @click.group(
     cls=Overview,
+    commands=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=examples(
         "golden sandbox create /var/tmp/sandbox    # a tiny distribution to try everything with",
@@ -168,42 +183,3 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-for command in (
-    build,
-    plan,
-    why,
-    resume,
-    shell,
-    list_images,
-    show,
-    diff,
-    package,
-    publish,
-    promote,
-    rollback,
-    collect,
-    reproduce,
-    repo,
-    clone,
-    cache,
-    doctor,
-    distributions,
-    sandbox,
-    flatten,
-    export,
-    init,
-    test,
-    harness,
-    status,
-    verify_images,
-    nightly,
-    step,
-    accept,
-    bisect,
-    sparrowdo,
-    validate,
-):
-    golden.add_command(command)
-clone.add_command(revive)

@@ -24,9 +24,9 @@ from builder.layer import domain_prefix
 from builder.store import Store
 from builder.tools import libvirt
 
-# Where two workers share the tests, these are at the end of the queue, in this order, each for whichever worker is free,
-# with the chain or a copy of it: so both end at nearly the same time. The rest of the chain's tests lasts about as long
-# as all tests that need no chain.
+# Where two workers share the tests, these are at the end of the queue, in this order, each for whichever worker is
+# free, with the chain or a copy of it: so both end at nearly the same time. The rest of the chain's tests lasts about
+# as long as all tests that need no chain.
 LAST = ("test_harness.py", "test_steps.py", "test_buildbot.py")
 ALL = ["sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped", "sandbox-tools-installed"]
 _MACHINE_TESTS = Path(__file__).parent
