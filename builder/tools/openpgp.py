@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from builder.store import write_atomically
 # What every rpm since EL7 verifies, and 128 bits of security (NIST SP 800-57): rpm learned Ed25519 later.
 _ALGORITHM = "rsa3072"
 _MEMORY = Path("/dev/shm")
+_AGENT_ENDS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,24 @@ def _is_left(folder: Path) -> bool:
 
 
 def _end_agent(home: Path) -> None:
+    """It is over when this returns: the agent answers an order to end before it does, and holds the secret key."""
+    argv: list[str | Path] = ["gpg-connect-agent", "--homedir", home, "--no-autostart", "GETINFO pid", "/bye"]
+    found = re.match(r"D (\d+)$", run.query(argv, why="find gpg's agent", ok=(0, 1, 2)), re.MULTILINE)
+    agent = _process(int(found[1])) if found else None
     run.query(["gpgconf", "--homedir", home, "--kill", "all"], why="end gpg's agent", ok=(0, 1, 2))
+    if agent is not None:
+        with os.fdopen(agent, "rb", buffering=0) as process:
+            if not select.select([process], [], [], _AGENT_ENDS_S)[0]:
+                signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
+                select.select([process], [], [], _AGENT_ENDS_S)
+
+
+def _process(number: int) -> int | None:
+    """A handle that is readable once the process has ended; None if it has. Source: pidfd_open(2)."""
+    try:
+        return os.pidfd_open(number)
+    except ProcessLookupError:
+        return None
 
 
 def _gpg(home: Path) -> list[str | Path]:
