@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ from builder.tools import openpgp
 from tests.fake.conftest import Fake
 
 
-def test_an_agent_that_does_not_end_when_it_is_told_to_is_ended(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = tmp_path / "told"
-    fake("gpgconf", f"echo \"$*\" >'{told}'")
+def test_an_agent_that_does_not_end_when_it_is_told_to_is_ended(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake("gpgconf", "")
     monkeypatch.setattr(openpgp, "_AGENT_ENDS_S", 0.1)
-    openpgp.make_key(tmp_path / "keys/signing.asc", name="golden demo")
-    home = told.read_text().split()[1]
-    assert home.startswith(("/dev/shm/golden-key-", "/tmp/golden-key-"))
-    assert home not in subprocess.run(["ps", "-eo", "stat,args"], check=True, capture_output=True, text=True).stdout
+    with tempfile.TemporaryDirectory(prefix="golden-agent-", dir="/tmp") as home:
+        subprocess.run(["gpg-connect-agent", "--homedir", home, "/bye"], check=True)
+        assert f"--homedir {home}" in _running()
+        openpgp.end_agent(Path(home))
+        assert f"--homedir {home}" not in _running()
+
+
+def _running() -> str:
+    return subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
