@@ -76,11 +76,13 @@ def provision(
             with contextlib.ExitStack() as stack:
                 with stages.at(1):
                     domain = stack.enter_context(connection.running(domain_xml(machine)))
+                target = ssh.Target(port=machine.ssh_port, key=key)
                 guest = _Guest(
                     machine,
                     domain,
+                    stack.enter_context(ssh.shared_login(target)),
+                    target=target,
                     repositories=repositories,
-                    key=key,
                     project=project,
                     logs=logs,
                     limits=limits,
@@ -174,15 +176,16 @@ class _Stages:
 
 
 class _Guest:
-    """The running machine, as the steps see it."""
+    """The running machine, as the steps see it: each logs in for itself, and what golden wants goes along with one."""
 
     def __init__(
         self,
         machine: Machine,
         domain: Domain,
+        login: ssh.Login,
         *,
+        target: ssh.Target,
         repositories: Sequence[Repository],
-        key: Path,
         project: Path,
         logs: Path,
         limits: Limits,
@@ -192,7 +195,8 @@ class _Guest:
         self._domain = domain
         self._repositories = repositories
         self._project = project
-        self._target = ssh.Target(port=machine.ssh_port, key=key)
+        self._target = target
+        self._login = login
         self._console = Console(machine.console_log)
         self._logs = logs
         self._limits = limits
@@ -211,6 +215,7 @@ class _Guest:
                 but_not_boot=but_not_boot,
                 is_alive=self._is_alive,
                 note=lambda reason: self._note(f"waiting for SSH: {reason}"),
+                login=self._login,
             )
         except ToolError as error:
             self._console.poll()
@@ -222,7 +227,7 @@ class _Guest:
     def put_downloads_aside(self) -> None:
         """What dnf downloads until the guest goes down comes by way of this host's cache, and is not on its disk."""
         ssh.run_script(
-            self._target,
+            self._login.target,
             put_downloads_aside(self._repositories),
             why="put dnf's cache on the scratch disk",
             timeout_s=_CACHE_TIMEOUT_S * self._time_factor,
@@ -283,9 +288,9 @@ class _Guest:
         """From inside; the connection may end before the answer does. Proof is that another boot answers."""
         self._note(f"step {number}: reboot")
         limit_s = step.timeout_s * self._time_factor
-        before = ssh.boot_id(self._target)
+        before = ssh.boot_id(self._login.target)
         run.run(
-            ssh.command(self._target, *REBOOT),
+            ssh.command(self._login.target, *REBOOT),
             why=f"run step {number} (reboot) in the guest",
             timeout_s=limit_s,
             log=self._log(number, step),
@@ -296,7 +301,7 @@ class _Guest:
 
     def write_out(self) -> None:
         """What the guest holds in memory of its file systems goes to its disk."""
-        run.query(ssh.command(self._target, "sync"), why="have the guest write out its disk", timeout_s=_SYNC_S)
+        run.query(ssh.command(self._login.target, "sync"), why="have the guest write out its disk", timeout_s=_SYNC_S)
 
     def _log(self, number: int, step: Step) -> Path:
         return self._logs / f"{name_of(number, step)}.log"
@@ -306,7 +311,7 @@ class _Guest:
         self._note("shutting down")
         self.write_out()
         run.run(
-            ssh.command(self._target, *POWER_OFF),
+            ssh.command(self._login.target, *POWER_OFF),
             why="shut the guest down from inside",
             timeout_s=self._limits.shutdown_s * self._time_factor,
             log=self._logs / "poweroff.log",

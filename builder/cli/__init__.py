@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from collections import ChainMap
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,56 +16,17 @@ import click
 from rich.console import Console
 
 from builder import __version__
-from builder.cli.on_demand import OnDemand
-from builder.cli.overview import Overview
+from builder.cli.overview import SECTIONS, Lazy, Overview
 from builder.cli.session import Session, examples
 from builder.cli.table import folded
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted, host_error
 from builder.progress import Reporter, Style
 from builder.store import default_state
 
-_COMMANDS = OnDemand(
-    {
-        "build": "builder.cli.build:build",
-        "plan": "builder.cli.build:plan",
-        "why": "builder.cli.why:why",
-        "resume": "builder.cli.resume:resume",
-        "shell": "builder.cli.resume:shell",
-        "list": "builder.cli.inspect:list_images",
-        "show": "builder.cli.inspect:show",
-        "diff": "builder.cli.inspect:diff",
-        "package": "builder.cli.package:package",
-        "publish": "builder.cli.publish:publish",
-        "promote": "builder.cli.publish:promote",
-        "rollback": "builder.cli.publish:rollback",
-        "collect": "builder.cli.collect:collect",
-        "reproduce": "builder.cli.reproduce:reproduce",
-        "repo": "builder.cli.publish:repo",
-        "clone": "builder.cli.clone:clone",
-        "cache": "builder.cli.cache:cache",
-        "doctor": "builder.cli.doctor:doctor",
-        "distributions": "builder.cli.distributions:distributions",
-        "sandbox": "builder.cli.sandbox:sandbox",
-        "flatten": "builder.cli.flatten:flatten",
-        "export": "builder.cli.export:export",
-        "init": "builder.cli.init:init",
-        "test": "builder.cli.test:test",
-        "harness": "builder.cli.harness:harness",
-        "status": "builder.cli.status:status",
-        "verify": "builder.cli.verify:verify_images",
-        "nightly": "builder.cli.nightly:nightly",
-        "step": "builder.cli.step:step",
-        "accept": "builder.cli.step:accept",
-        "bisect": "builder.cli.bisect:bisect",
-        "sparrowdo": "builder.cli.sparrowdo:sparrowdo",
-        "validate": "builder.cli.sparrowdo:validate",
-    }
-)
-
 
 @click.group(
     cls=Overview,
-    commands=_COMMANDS,
+    commands=Lazy(dict(ChainMap(*SECTIONS.values()))),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=examples(
         "golden sandbox create /var/tmp/sandbox    # a tiny distribution to try everything with",

@@ -219,7 +219,7 @@ class _Attempt:
         context = self._context(test, limit_s=test.run_s)
         try:
             for guest in guests.values():
-                query(ssh.command(guest.target, "sh", "-c", HARDENING), why="prepare the guest", timeout_s=60 * factor)
+                query(ssh.command(guest.errands, "sh", "-c", HARDENING), why="prepare the guest", timeout_s=60 * factor)
             payload.carry_out(context, guests, watch)
             watch()
         except (Lost, payload.Failed) as failure:

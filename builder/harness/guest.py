@@ -58,10 +58,16 @@ class Address(Frozen):
 
 
 class Guest:
-    """One machine of a test. host: a testinfra host; all else is for what testinfra has no words for."""
+    """One machine of a test. host: a testinfra host; all else is for what testinfra has no words for.
 
-    def __init__(self, address: Address) -> None:
+    login: one that golden's own errands go along with, if there is one. is_up: whether it was up before golden asked:
+    it went on from memory, or waited in a pool.
+    """
+
+    def __init__(self, address: Address, *, login: ssh.Login | None = None, is_up: bool = False) -> None:
         self.address = address
+        self.login = login
+        self.is_up = is_up
         self.name = address.name
         self.image = address.image
         self.target = address.target
@@ -101,6 +107,11 @@ class Guest:
         """Copy a file or folder to the machine. Raises ToolError."""
         scp.send(self.target, local, remote)
 
+    @property
+    def errands(self) -> ssh.Target:
+        """For what golden itself wants of it, as little as possible being done there."""
+        return self.login.target if self.login else self.target
+
     def settle(self) -> None:
         """What it has written is on its disk, as far as it is still able to see to that."""
         self._ask("sync")
@@ -120,6 +131,6 @@ class Guest:
 
     def _ask(self, *words: str) -> str:
         try:
-            return self.run(*words, timeout_s=30)
+            return run.query(ssh.command(self.errands, *words), why=f"run {words[0]!r} on {self.name}", timeout_s=30)
         except ToolError as error:
             return f"golden: {error.what}: {dict(error.details).get('output', '').strip()}\n"

@@ -191,18 +191,18 @@ class Lab:
                     # What is written into the overlay is not in any memory that was saved.
                     is_cold=wanted.is_cold or self.is_warm is False,
                 )
-            yield Guest(
-                Address(
-                    name=role,
-                    clone=lease.name,
-                    image=f"{lease.image.image}@{lease.image.version}",
-                    port=lease.ssh_port,
-                    key=lease.key or self.key,
-                    console=clones.console_log(self.state, lease.name),
-                    forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
-                    lan_mac=mac(lease.uuid, 1) if wanted.lan else None,
-                )
+            address = Address(
+                name=role,
+                clone=lease.name,
+                image=f"{lease.image.image}@{lease.image.version}",
+                port=lease.ssh_port,
+                key=lease.key or self.key,
+                console=clones.console_log(self.state, lease.name),
+                forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
+                lan_mac=mac(lease.uuid, 1) if wanted.lan else None,
             )
+            with ssh.shared_login(address.target) as login:
+                yield Guest(address, login=login, is_up=lease.warm is not None)
         finally:
             with contextlib.suppress(ConfigError):  # somebody else destroyed it
                 clones.destroy(made.name, state=self.state, connection=connection)
@@ -319,6 +319,7 @@ def _wait_for_all(
 
 def start_again(guest: Guest, connection: libvirt.Connection) -> None:
     """Its console begins anew: what it said before is of a boot that does not count."""
+    guest.is_up = False
     domain = connection.find(f"golden-{guest.address.clone}")
     if domain is not None:
         domain.destroy()
@@ -370,4 +371,11 @@ def _wait_once(
         console.poll()
         return console.fatal is None and domain is not None and not domain.is_off() and not is_stopped()
 
-    ssh.wait_until_answers(guest.target, timeout_s=limit_s, is_alive=is_alive, note=lambda _: None)
+    ssh.wait_until_answers(
+        guest.target,
+        timeout_s=limit_s,
+        is_alive=is_alive,
+        note=lambda _: None,
+        is_up=guest.is_up,
+        login=guest.login,
+    )

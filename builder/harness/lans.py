@@ -59,7 +59,7 @@ def join(guests: Mapping[str, Guest], *, time_factor: float) -> None:
         guest = guests[role]
         said = {"mac": str(guest.address.lan_mac), "address": f"{known[role]}/24", "names": names}
         head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in said.items())
-        argv = ssh.command(guest.target, "sh", "-c", head + _JOIN)
+        argv = ssh.command(guest.errands, "sh", "-c", head + _JOIN)
         run.query(argv, why=f"give {role} its address on the LAN", timeout_s=_JOIN_S * time_factor)
 
     with ThreadPoolExecutor(max_workers=max(1, len(known))) as pool:

@@ -23,7 +23,7 @@ from builder.harness.declaration import FILE, Test
 from builder.harness.guest import Address, Guest
 from builder.harness.outcome import Cause
 from builder.harness.watch import Watch
-from builder.tools import ssh
+from builder.tools import scp, ssh
 from builder.tools.sparrowdo import command
 
 _LATE = "ended by golden"
@@ -97,7 +97,7 @@ def _scripts(context: Context, guests: Mapping[str, Guest], watch: Watch) -> Non
         with staged(context.test) as stage:
             for role in users:
                 _ask(context, guests[role], watch, "mkdir", "-p", f"/var/tmp/golden-results-{context.slug}")
-                guests[role].send(stage, folder)
+                scp.send(guests[role].errands, stage, folder)
         for number, script in enumerate(context.test.scripts, start=1):
             guest = guests[script.on]
             log = context.logs / f"{number}-{Path(script.run).name}-{script.on}.log"
@@ -150,6 +150,7 @@ def _script(
             is_alive=is_alive,
             note=lambda _: None,
             but_not_boot=boot,
+            login=guest.login,
         )
 
 
@@ -164,13 +165,13 @@ def _is_same_boot(guest: Guest, boot: str) -> bool:
 
 def _ask(context: Context, guest: Guest, watch: Watch, *words: str) -> None:
     log = context.logs / "prepare.log"
-    run.run(ssh.command(guest.target, *words), why="prepare the test", timeout_s=context.left_s, log=log, watch=watch)
+    run.run(ssh.command(guest.errands, *words), why="prepare the test", timeout_s=context.left_s, log=log, watch=watch)
 
 
 def _collect(context: Context, guest: Guest) -> None:
     """What the test left in its folder of results; a guest that is gone has none."""
     try:
-        guest.fetch(f"/var/tmp/golden-results-{context.slug}", context.collect / guest.name)
+        scp.fetch(guest.errands, f"/var/tmp/golden-results-{context.slug}", context.collect / guest.name)
     except ToolError as error:
         (context.logs / "collect.log").write_text(f"{error.what}\n", encoding="utf-8")
 

@@ -10,14 +10,13 @@ import contextlib
 import os
 import re
 import select
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import run
+from builder import run, transient
 from builder.errors import ConfigError
 from builder.publication import Signing
 from builder.store import write_atomically
@@ -179,30 +178,10 @@ def _ids(listed: str) -> frozenset[str]:
     return frozenset(record[4] for record in records if record[0] in ("sec", "ssb", "pub", "sub"))
 
 
-@contextlib.contextmanager
-def _keyring() -> Iterator[Path]:
+def _keyring() -> contextlib.AbstractContextManager[Path]:
+    """The secret key must not lie about, so what another golden left goes, too."""
     memory = _MEMORY if os.access(_MEMORY, os.W_OK) else Path("/tmp")
-    for left in memory.glob("golden-key-*"):
-        if _is_left(left):
-            end_agent(left)
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f"golden-key-{os.getpid()}-", dir=memory, ignore_cleanup_errors=True
-    ) as folder:
-        try:
-            yield Path(folder)
-        finally:
-            end_agent(Path(folder))
-
-
-def _is_left(folder: Path) -> bool:
-    """Whether it is the keyring of a golden of this user's that was killed: the secret key must not lie about."""
-    process = folder.name.removeprefix("golden-key-").partition("-")[0]
-    try:
-        is_ours = folder.lstat().st_uid == os.geteuid() and not folder.is_symlink()
-    except FileNotFoundError:
-        return False
-    return is_ours and process.isdigit() and not Path("/proc", process).exists()
+    return transient.folder("golden-key", parent=memory, end=end_agent)
 
 
 def _process(number: int) -> int | None:

@@ -6,10 +6,10 @@ import contextlib
 import shlex
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from builder import run
+from builder import run, transient
 from builder.errors import ConfigError, ToolError
 from builder.model import Frozen
 
@@ -40,17 +40,62 @@ OPTIONS = (
     "KexAlgorithms=-sntrup761*",
 )
 
+# A socket's path may have 108 bytes.
+_SHORT = Path("/tmp")
+_SOCKET = "login"
+_LOGOUT_S = 10.0
+
 # A key may be refused for a moment, while the guest is still putting it in place.
 _REFUSED_GRACE_S = 10.0
 
 
 class Target(Frozen):
-    """Where a machine's sshd is, seen from here. key: the private key's file."""
+    """Where a machine's sshd is, seen from here. key: the private key's file. shared: the socket of a `Login`."""
 
     port: int
     key: Path
     host: str = "127.0.0.1"
     user: str = "root"
+    shared: Path | None = None
+
+
+class Login:
+    """A login that other commands can go along with, by its `target`; if it is over, they log in by themselves.
+
+    Half a second less for each where the guest has no accelerator. For golden's own errands: a script of the user's
+    gets a login of its own, which knows of new groups and limits. Source: ssh_config(5), ControlMaster.
+    """
+
+    def __init__(self, target: Target, folder: Path) -> None:
+        self.target = target.model_copy(update={"shared": folder / _SOCKET})
+        self._log = folder / "log"
+
+    def begin(self, *, timeout_s: float) -> None:
+        """Log in, once more if there was a login. Raises ToolError."""
+        self.end()
+        with contextlib.suppress(FileNotFoundError):
+            self._log.unlink()
+        argv = [*_head("ssh", "-p", self.target), "-f", "-N", "-M", *_tail(self.target)]
+        run.run(argv, why="log in to the machine", timeout_s=timeout_s, log=self._log)
+
+    def end(self) -> None:
+        if self.target.shared is not None:
+            _hang_up(self.target.shared.parent)
+
+
+def _hang_up(folder: Path) -> None:
+    socket = folder / _SOCKET
+    if socket.exists():
+        argv: run.Argv = ["ssh", "-F", "/dev/null", "-o", f"ControlPath={socket}", "-O", "exit", "golden"]
+        run.ask(argv, why="log out of the machine", timeout_s=_LOGOUT_S)
+        socket.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def shared_login(target: Target) -> Iterator[Login]:
+    """A login to `target` that has not begun; it is over after the block."""
+    with transient.folder("golden-ssh", parent=_SHORT, end=_hang_up) as folder:
+        yield Login(target, folder)
 
 
 def identity(key: Path) -> list[str | Path]:
@@ -78,19 +123,18 @@ def command(target: Target, *remote: str, tty: bool = False) -> list[str | Path]
     No user's configuration and no known hosts: the machine behind a forwarded port is another one each time, and
     was made here. The words are quoted, as sshd hands one line to the user's shell.
     """
-    argv: list[str | Path] = [
-        "ssh",
-        "-F",
-        "/dev/null",
-        "-p",
-        str(target.port),
-        *identity(target.key),
-        *(word for option in OPTIONS for word in ("-o", option)),
-    ]
-    if tty:
-        argv.append("-t")
-    argv += ["-l", target.user, target.host]
+    argv = [*_head("ssh", "-p", target), *(["-t"] if tty else []), *_tail(target)]
     return [*argv, "--", shlex.join(remote)] if remote else argv
+
+
+def _head(program: str, port: str, target: Target) -> list[str | Path]:
+    options = OPTIONS if target.shared is None else (*OPTIONS, f"ControlPath={target.shared}")
+    words = (word for option in options for word in ("-o", option))
+    return [program, "-F", "/dev/null", port, str(target.port), *identity(target.key), *words]
+
+
+def _tail(target: Target) -> list[str | Path]:
+    return ["-l", target.user, target.host]
 
 
 def copy_command(
@@ -101,22 +145,17 @@ def copy_command(
     def there(path: str | Path) -> str:
         return f"{target.user}@{target.host}:{path}"
 
-    argv: list[str | Path] = [
-        "scp",
-        "-F",
-        "/dev/null",
-        "-P",
-        str(target.port),
-        *identity(target.key),
-        *(word for option in OPTIONS for word in ("-o", option)),
-    ]
-    argv += ["-r", "-p", "--"]
+    argv = [*_head("scp", "-P", target), "-r", "-p", "--"]
     return [*argv, *map(there, sources), destination] if is_out else [*argv, *sources, there(destination)]
 
 
 def why_no_login(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str | None:
     """What ssh says when a command cannot be run there, or None if it can."""
-    return _no_login(target, limit_s=timeout_s, but_not_boot=None)
+    try:
+        run.query(command(target, "true"), why="log in to the machine", timeout_s=timeout_s)
+    except ToolError as error:
+        return _reason(error)
+    return None
 
 
 def run_script(
@@ -143,14 +182,26 @@ def wait_until_answers(
     note: Callable[[str], None],
     but_not_boot: str | None = None,
     is_up: bool = False,
+    login: Login | None = None,
 ) -> float:
-    """Poll until a command runs on the machine; returns the seconds that it took.
+    """Poll until the machine lets golden in; returns the seconds that it took.
 
     but_not_boot: an answer from the boot of this id does not count: the machine has not gone down yet. is_up: its sshd
-    was just said to listen; so the first try is a login.
+    was just said to listen; so the first try is a login. login: to `target`, which has begun afterwards.
     is_alive: whether the machine is on; once it is not, waiting ends. note: told why there is no answer yet.
     Raises ToolError with the last reason when the machine is gone, the key stays refused, or after timeout_s.
     """
+    if login is None:
+        with shared_login(target) as own:
+            return wait_until_answers(
+                target,
+                timeout_s=timeout_s,
+                is_alive=is_alive,
+                note=note,
+                but_not_boot=but_not_boot,
+                is_up=is_up,
+                login=own,
+            )
     begin = time.monotonic()
     banner_s, refused_since, reason = _BANNER_FIRST_S, None, "not tried yet"
     login_s = _LOGIN_AT_ONCE_S if is_up else 2.0 * _LOGIN_S
@@ -164,7 +215,7 @@ def wait_until_answers(
         new_reason = None if is_up else _no_banner(target, limit_s=min(banner_s, left_s), is_alive=is_alive)
         banner_s = min(_BANNER_LAST_S, banner_s * _BANNER_GROWTH)
         if new_reason is None:
-            new_reason = _no_login(target, limit_s=min(login_s, left_s), but_not_boot=but_not_boot)
+            new_reason = _no_login(login, limit_s=min(login_s, left_s), but_not_boot=but_not_boot)
             if new_reason is None:
                 return time.monotonic() - begin
         is_up, login_s = False, 2.0 * _LOGIN_S
@@ -226,18 +277,21 @@ def boot_id(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str:
     return answer.strip()
 
 
-def _no_login(target: Target, *, limit_s: float, but_not_boot: str | None) -> str | None:
-    """Why a command does not run there, or None if one does."""
+def _no_login(login: Login, *, limit_s: float, but_not_boot: str | None) -> str | None:
+    """Why the machine does not let golden in, or None if it did, and it is not the boot of that id."""
     try:
-        if but_not_boot is None:
-            run.query(command(target, "true"), why="log in to the machine", timeout_s=limit_s)
-        elif boot_id(target, timeout_s=limit_s) == but_not_boot:
+        login.begin(timeout_s=limit_s)
+        if but_not_boot is not None and boot_id(login.target, timeout_s=limit_s) == but_not_boot:
             return "the machine has not gone down yet"
     except ToolError as error:
-        found = dict(error.details)
-        last = found["output"].splitlines()[-1]
-        return found["end"] if last == "(none)" else last
+        return _reason(error)
     return None
+
+
+def _reason(error: ToolError) -> str:
+    found = dict(error.details)
+    last = found["output"].splitlines()[-1]
+    return found["end"] if last == "(none)" else last
 
 
 def _is_refusal(reason: str) -> bool:

@@ -23,4 +23,4 @@ def test_an_agent_that_does_not_end_when_it_is_told_to_is_ended(fake: Fake, monk
 
 
 def _running() -> str:
-    return subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(["ps", "-ewwo", "args"], check=True, capture_output=True, text=True).stdout

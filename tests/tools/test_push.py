@@ -41,6 +41,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 UsePAM no
 PidFile none
+Subsystem sftp internal-sftp
 """
 SSH = """\
 Host mirror.example

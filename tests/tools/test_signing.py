@@ -37,7 +37,7 @@ def test_a_new_key_is_for_its_owner_alone_and_no_agent_is_left(tmp_path: Path) -
         assert signer.key_ids == openpgp.key_ids(openpgp.public_file(file).read_text()) == {signer.fingerprint[-16:]}
         home = signer.home
     assert not home.exists()
-    running = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+    running = subprocess.run(["ps", "-ewwo", "args"], check=True, capture_output=True, text=True).stdout
     assert str(home) not in running
     with pytest.raises(ConfigError, match="there is a key already"):
         openpgp.make_key(file, name="another")

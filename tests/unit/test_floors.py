@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
             "admission",
             "faults",
             "locks",
+            "transient",
         ],
         0,
     ),
