@@ -6,6 +6,7 @@ In place of the pipeline, small real qcow2 files are made; channels, RPMs, signa
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -175,7 +176,7 @@ def site(
     folder = write_project(tmp_path / "project", signing)
     for name in ("made", "errors", "asked"):
         monkeypatch.setattr(Maker, name, [], raising=False)
-    command = sys.modules["builder.cli.step"]  # by its name, the package has the command
+    command = importlib.import_module("builder.cli.step")
     monkeypatch.setattr(command, "Pipeline", Maker)
     monkeypatch.setattr(command, "verify_builds", verified)
     monkeypatch.setattr("builder.tools.libvirt.connect", lambda _uri: contextlib.nullcontext())

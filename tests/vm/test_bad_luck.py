@@ -157,9 +157,9 @@ steps = [ { install = ["no-such-package"] } ]
 @pytest.mark.usefixtures("store_is_untouched")
 class TestLayers:
     def test_ssh_never_comes(self, golden: Golden, open_folder: Path) -> None:
-        limits = '[distribution.sandbox.limits]\nboot = "25s"\n'
+        limits = '[distribution.sandbox.limits]\nboot = "10s"\n'
         ended = golden.with_images(open_folder, LAYERS + limits)("build", "sandbox-mute", expect=4)
-        assert "cannot be reached over SSH: no answer within 125 s" in ended.stderr
+        assert "cannot be reached over SSH: no answer within 50 s" in ended.stderr
         assert "last seen:" in ended.stderr
         assert "console:" in ended.stderr and "it said nothing" not in ended.stderr
         assert_kept(golden, ended, "sandbox-mute", "logs/console.log")
