@@ -49,7 +49,7 @@ from builder.package import package
 from builder.progress import Reporter
 from builder.publication import Signing
 from builder.store import Store, sha256, write_atomically
-from builder.tools import dnf, openpgp, qemu_img
+from builder.tools import dnf, openpgp, qcow2
 from builder.tools.openpgp import Signer
 from builder.tools.webserver import serving
 from builder.units import MIB
@@ -190,7 +190,7 @@ def golden_way(folder: Path, sealed: Path) -> dict[str, Any]:
             times["install"] = install(folder, config, "golden-demo-base")
     installed = folder / "root/usr/share/golden/images" / store.qcow2(build).name
     assert sha256(installed) == build.id.sha256
-    assert qemu_img.chain(installed)
+    assert qcow2.chain(installed)
     return result(times, installed, travels=sum(path.stat().st_size for path in rpms))
 
 

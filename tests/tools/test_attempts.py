@@ -32,7 +32,7 @@ from builder.preflight import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store
-from builder.tools import qemu_img, ssh
+from builder.tools import qcow2, qemu_img, ssh
 from builder.tools.libvirt import Connection, connect
 from tests.builds import add_chain
 
@@ -301,7 +301,7 @@ def test_a_bundle_is_opened_again(bundle: Path, revival: Revival, store: Store, 
     assert clones.is_running(lease, connection)
     clones.stop(one.name, state=store.state, connection=connection, timeout_s=10, is_forced=True)
     disk = clones.directory(store.state, one.name) / "disk.qcow2"
-    qemu_img.verify_chain(disk, [pin.path for pin in lease.pins])
+    qcow2.verify_chain(disk, [pin.path for pin in lease.pins])
     said = query(["qemu-io", "-r", "-c", "read -P 77 1M 64k", disk], why="read what the test wrote")
     assert "read 65536/65536 bytes" in said
     assert "Pattern verification failed" not in said

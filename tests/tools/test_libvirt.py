@@ -21,7 +21,7 @@ from builder import pipeline, preflight
 from builder.errors import HostError, Interrupted, ToolError
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import qemu_img
+from builder.tools import qcow2, qemu_img
 from builder.tools.domain import Disk, Label, Machine, domain_xml, read_label
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken, connect, default_uri
@@ -358,7 +358,7 @@ def test_a_running_machine_goes_on_in_a_new_overlay(connection: Connection, mach
         for number in (1, 2):
             domain.switch_to(open_path / f"top.{number}.qcow2")
         assert not domain.is_off()
-        found = [link.path for link in qemu_img.chain(open_path / "top.2.qcow2")]
+        found = [link.path for link in qcow2.chain(open_path / "top.2.qcow2")]
         assert found == [open_path / "top.2.qcow2", open_path / "top.1.qcow2", top, *parents]
         with pytest.raises(ToolError, match=f"could not set a checkpoint of '{machine.name}'"):
             domain.switch_to(open_path / "no such folder" / "top.3.qcow2")
