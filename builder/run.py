@@ -40,6 +40,7 @@ _PACKAGES = {
     "guestfish": ("guestfish", "libguestfs"),
     "mke2fs": ("e2fsprogs", "e2fsprogs"),
     "qemu-img": ("qemu-utils", "qemu-img"),
+    "gpg-connect-agent": ("gpgconf", "gnupg2"),
     "gpgconf": ("gpgconf", "gnupg2"),
     "rpmbuild": ("rpm", "rpm-build"),
     "rpmkeys": ("rpm", "rpm"),

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.tools import openpgp
+
 
 @dataclass(frozen=True)
 class Signer:
@@ -43,7 +45,7 @@ def signing(folder: Path, *, when: str | None = None, expires: str = "never") ->
             gpg(home, "--armor", "--output", key, "--export")
             yield Signer(home, key, clock)
         finally:
-            subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+            openpgp.end_agent(home)
 
 
 def gpg(home: Path, *words: str | Path) -> None:

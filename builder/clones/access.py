@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from builder.tools import neighbours, ssh
 from builder.tools.console import Console
 from builder.tools.domain import mac
 from builder.tools.libvirt import Connection, Domain
-from builder.tools.wakefulness import awake
 
 # With KVM; multiplied where there is none.
 BOOT_TIMEOUT_S = 120.0
@@ -89,14 +87,13 @@ def wait(
             if not is_alive() or time.monotonic() - begin > timeout_s:
                 break
             time.sleep(_POLL_S)
-        with awake() if is_up else contextlib.nullcontext():
-            ssh.wait_until_answers(
-                target(lease, connection=connection),
-                timeout_s=max(0.0, timeout_s - (time.monotonic() - begin)),
-                is_alive=is_alive,
-                note=note,
-                is_up=is_up,
-            )
+        ssh.wait_until_answers(
+            target(lease, connection=connection),
+            timeout_s=max(0.0, timeout_s - (time.monotonic() - begin)),
+            is_alive=is_alive,
+            note=note,
+            is_up=is_up,
+        )
     except ToolError as error:
         console.poll()
         error.details.append(("console", console.tail() or "(it said nothing)"))

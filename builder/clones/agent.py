@@ -68,10 +68,14 @@ def call(*words: str) -> int:
 
 
 def find_cards() -> Any:
-    """Address -> card. With arp_notify the kernel tells the network at once when a card's address changes."""
+    """Address -> card."""
+    return {(card / "address").read_text().strip(): card.name for card in Path("/sys/class/net").iterdir()}
+
+
+def have_changes_told() -> None:
+    """From now on the kernel tells the network at once when a card's address changes."""
     with contextlib.suppress(OSError):
         Path("/proc/sys/net/ipv4/conf/all/arp_notify").write_text("1\n")
-    return {(card / "address").read_text().strip(): card.name for card in Path("/sys/class/net").iterdir()}
 
 
 def change_cards(cards: Any, macs: Any) -> Any:
@@ -104,7 +108,7 @@ def wait_for_addresses(cards: Any) -> None:
         time.sleep(0.02)
 
 
-def keep_addresses() -> Any:
+def keep_addresses(cards: Any) -> Any:
     """Have networkd keep what DHCP gave a card whose address changes, until it is given the same again.
 
     Else the card is without an address for a moment, and who connects then waits for seconds. Returns the files that
@@ -119,11 +123,11 @@ def keep_addresses() -> Any:
                 files.append(folder / "zz-golden-agent.conf")
                 files[-1].write_text("[Network]\nKeepConfiguration=dhcp\n")
     if files:
-        cards = [card for card in find_cards().values() if has_address(card)]
+        with_address = [card for card in cards if has_address(card)]
         call("networkctl", "reload")
         # It takes the address away, and asks for it again.
         time.sleep(BREATH_S)
-        wait_for_addresses(cards)
+        wait_for_addresses(with_address)
     return files
 
 
@@ -244,7 +248,8 @@ class Here:
         self.host_keys = open_host_keys()
         self.certificates = list(SSH.glob("ssh_host_*-cert.pub"))
         self.cards = find_cards()
-        self.kept = keep_addresses()
+        have_changes_told()
+        self.kept = keep_addresses(self.cards.values())
 
 
 def renew(order: Any, here: Here) -> bool:

@@ -19,7 +19,6 @@ from builder.progress import Reporter
 from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
-from builder.tools.wakefulness import awake
 
 _PORT_TRIES = 5
 _RENEWAL = "renew.sock"
@@ -122,7 +121,7 @@ class _Starter:
             self._define(lease)
             saved.resume(memory, memory_place, self._resumed(lease), connection=self._connection)
 
-        with awake(), ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(1) as beside:
             keys = beside.submit(saved.host_keys)
             with self._reserved(), saved.lock(self._state, memory.circumstances.key):
                 self._with_ports(resume)

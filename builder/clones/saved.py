@@ -193,7 +193,7 @@ def resume(saved: Saved, place: Path, machine: Machine, *, connection: Connectio
 
 
 def _map(saved: Saved, place: Path, machine: Machine, *, connection: Connection) -> None:
-    """All of the memory is read while QEMU starts, which takes as long; the guest goes on if it is what it was."""
+    """All of the memory is read while QEMU starts; the guest goes on if it is what it was."""
     machine = machine.model_copy(update={"mapped": MappedMemory(file=place / MEMORY, is_shared=False)})
     with ThreadPoolExecutor(1) as beside:
         checked = beside.submit(check, saved, place)

@@ -180,7 +180,7 @@ class _Attempt:
             # Waiting for memory and for libguestfs does not count.
             context = self._context(test, limit_s=test.boot_s + test.run_s)
             try:
-                disk_results.wait(context, Watch(guests, connection, fatal=self._fatal, stop=self._stop, may_end=True))
+                self._wait_until_off(context, guests, connection)
                 disk_results.collect(folders[0], context, role=role, install=collector.place / "install")
             except (Lost, payload.Failed) as failed:
                 failure = failed.cause, failed.why

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from builder.store import write_atomically
 # What every rpm since EL7 verifies, and 128 bits of security (NIST SP 800-57): rpm learned Ed25519 later.
 _ALGORITHM = "rsa3072"
 _MEMORY = Path("/dev/shm")
+_AGENT_ENDS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,19 @@ def key_ids(public_key: str) -> frozenset[str]:
     return found
 
 
+def end_agent(home: Path) -> None:
+    """End the agent of a keyring; it is over when this returns. It holds the secret key, and answers before it ends."""
+    argv: list[str | Path] = ["gpg-connect-agent", "--homedir", home, "--no-autostart", "GETINFO pid", "/bye"]
+    found = re.match(r"D (\d+)$", run.query(argv, why="find gpg's agent", ok=(0, 1, 2)), re.MULTILINE)
+    agent = _process(int(found[1])) if found else None
+    run.query(["gpgconf", "--homedir", home, "--kill", "all"], why="end gpg's agent", ok=(0, 1, 2))
+    if agent is not None:
+        with os.fdopen(agent, "rb", buffering=0) as process:
+            if not select.select([process], [], [], _AGENT_ENDS_S)[0]:
+                signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
+                select.select([process], [], [], _AGENT_ENDS_S)
+
+
 def _signer(home: Path, fingerprint: str | None, *, where: str) -> Signer:
     listed = run.query(
         [*_gpg(home), "--with-colons", "--list-secret-keys", *([fingerprint] if fingerprint else [])],
@@ -167,7 +184,7 @@ def _keyring() -> Iterator[Path]:
     memory = _MEMORY if os.access(_MEMORY, os.W_OK) else Path("/tmp")
     for left in memory.glob("golden-key-*"):
         if _is_left(left):
-            _end_agent(left)
+            end_agent(left)
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         prefix=f"golden-key-{os.getpid()}-", dir=memory, ignore_cleanup_errors=True
@@ -175,7 +192,7 @@ def _keyring() -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
-            _end_agent(Path(folder))
+            end_agent(Path(folder))
 
 
 def _is_left(folder: Path) -> bool:
@@ -188,8 +205,12 @@ def _is_left(folder: Path) -> bool:
     return is_ours and process.isdigit() and not Path("/proc", process).exists()
 
 
-def _end_agent(home: Path) -> None:
-    run.query(["gpgconf", "--homedir", home, "--kill", "all"], why="end gpg's agent", ok=(0, 1, 2))
+def _process(number: int) -> int | None:
+    """A handle that is readable once the process has ended; None if it has. Source: pidfd_open(2)."""
+    try:
+        return os.pidfd_open(number)
+    except ProcessLookupError:
+        return None
 
 
 def _gpg(home: Path) -> list[str | Path]:

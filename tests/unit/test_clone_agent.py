@@ -112,10 +112,9 @@ def test_networkd_is_told_to_keep_addresses_until_it_was_restarted(
     monkeypatch.setattr(agent, "NETWORKS", networks)
     monkeypatch.setattr(agent, "LIB", tmp_path)
     monkeypatch.setattr(agent, "BREATH_S", 0)
-    monkeypatch.setattr(agent, "find_cards", lambda: {"52:54:00:00:00:01": "eth0"})
     monkeypatch.setattr(agent, "has_address", lambda _card: True)
     monkeypatch.setattr(agent, "call", lambda *words: calls.append(words) or 0)
-    (kept,) = agent.keep_addresses()
+    (kept,) = agent.keep_addresses(["eth0"])
     assert kept == networks / "80-dhcp.network.d" / "zz-golden-agent.conf"
     assert kept.read_text() == "[Network]\nKeepConfiguration=dhcp\n"
     assert calls == [("networkctl", "reload")]
@@ -126,7 +125,7 @@ def test_networkd_is_told_to_keep_addresses_until_it_was_restarted(
 
 def test_a_guest_without_networkd_has_nothing_to_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "LINKS", tmp_path / "none")
-    assert agent.keep_addresses() == []
+    assert agent.keep_addresses(["eth0"]) == []
 
 
 def test_new_listeners_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
