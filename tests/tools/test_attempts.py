@@ -33,18 +33,12 @@ from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store
 from builder.tools import qcow2, qemu_img, ssh
-from builder.tools.libvirt import Connection, connect
+from builder.tools.libvirt import Connection
 from tests.builds import add_chain
 
 TCG = Accelerator(kind="tcg", reason="said by the test")
 IMAGE = "sandbox-upgrade"
 WANTED = Wanted(image=IMAGE, memory_mib=64, cpus=1)
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -27,12 +27,6 @@ from builder.tools.libvirt import Connection, connect
 from tests.builds import add_chain
 
 
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
-
-
 @pytest.fixture
 def name() -> str:
     """Of this test run alone: libvirt's names are shared with everybody on the host."""

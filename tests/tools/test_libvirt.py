@@ -27,12 +27,6 @@ from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken, connect, default_uri
 
 
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
-
-
 @pytest.fixture
 def machine(open_path: Path) -> Machine:
     base, upper, top = (open_path / f"{name}.qcow2" for name in ("base", "upper", "top"))
