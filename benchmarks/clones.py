@@ -29,7 +29,7 @@ from typing import Any
 from builder import clones
 from builder.clones import pools, ready, warm
 from builder.config import load
-from builder.preflight import accelerator
+from builder.preflight.kvm import accelerator
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools.libvirt import Connection, connect

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.conditions import Others, machine, now, timed
-from builder.preflight import accelerator
+from builder.preflight.kvm import accelerator
 from builder.progress import Reporter
 
 LIMIT = 0.05

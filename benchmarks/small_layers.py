@@ -28,7 +28,7 @@ from typing import Any
 from builder.config import load
 from builder.media import Repository
 from builder.model import Project
-from builder.preflight import accelerator
+from builder.preflight.kvm import accelerator
 from builder.progress import Reporter
 from builder.tools import guestfs
 from builder.tools.webserver import serving

@@ -11,7 +11,7 @@ from builder import clones, preflight
 from builder.errors import ConfigError, ToolError, VerifyError
 from builder.frozen import Frozen
 from builder.harness.evidence import Bundle, Kept, read
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qcow2, qemu_img

@@ -28,7 +28,7 @@ from builder.harness.revival import Revival, name_of
 from builder.harness.schedule import Job
 from builder.harness.watch import HICCUP, Lost, Watch, patterns
 from builder.model import Build
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store

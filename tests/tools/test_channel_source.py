@@ -21,7 +21,7 @@ from builder.channels.compose import current
 from builder.model import Build, Image
 from builder.package import package
 from builder.pipeline import Pipeline
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store, sha256, write_atomically

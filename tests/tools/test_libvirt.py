@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipeline, preflight
+from builder import pipeline
 from builder.errors import HostError, Interrupted, ToolError
+from builder.preflight import doctor, kvm
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qcow2, qemu_img
@@ -288,10 +289,10 @@ def test_pools_that_an_earlier_run_left_go_and_those_of_others_stay(
 def test_the_doctor_names_a_pool_that_a_killed_golden_left(
     connection: Connection, left_pools: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "_KVM", left_pools.root / "no-kvm")
+    monkeypatch.setattr(kvm, "DEVICE", left_pools.root / "no-kvm")
 
     def named() -> dict[str, str]:
-        found = preflight.examine(left_pools.state, reporter=Reporter("quiet"))
+        found = doctor.examine(left_pools.state, reporter=Reporter("quiet"))
         return {finding.found.split(":")[0]: finding.remedy for finding in found if finding.check == "storage pool"}
 
     names = {pool.name for pool in connection.pools_below(left_pools.work)}

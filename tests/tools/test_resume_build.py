@@ -24,7 +24,7 @@ from builder.media import Repository
 from builder.model import Build, Image, Project
 from builder.pipeline import Pipeline
 from builder.plan import Planned
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.steps import Install, Run, Shell, Step
