@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from collections import ChainMap
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,34 +16,9 @@ import click
 from rich.console import Console
 
 from builder import __version__
-from builder.cli.bisect import bisect
-from builder.cli.build import build, plan
-from builder.cli.cache import cache
-from builder.cli.clone import clone
-from builder.cli.collect import collect
-from builder.cli.distributions import distributions
-from builder.cli.doctor import doctor
-from builder.cli.export import export
-from builder.cli.flatten import flatten
-from builder.cli.harness import harness
-from builder.cli.init import init
-from builder.cli.inspect import diff, list_images, show
-from builder.cli.nightly import nightly
-from builder.cli.overview import Overview
-from builder.cli.package import package
-from builder.cli.publish import promote, publish, repo, rollback
-from builder.cli.reproduce import reproduce
-from builder.cli.resume import resume, shell
-from builder.cli.revive import revive
-from builder.cli.sandbox import sandbox
+from builder.cli.overview import SECTIONS, Lazy, Overview
 from builder.cli.session import Session, examples
-from builder.cli.sparrowdo import sparrowdo, validate
-from builder.cli.status import status
-from builder.cli.step import accept, step
 from builder.cli.table import folded
-from builder.cli.test import test
-from builder.cli.verify import verify_images
-from builder.cli.why import why
 from builder.errors import INTERRUPTED_EXIT_CODE, GoldenError, Interrupted, host_error
 from builder.progress import Reporter, Style
 from builder.store import default_state
@@ -50,6 +26,7 @@ from builder.store import default_state
 
 @click.group(
     cls=Overview,
+    commands=Lazy(dict(ChainMap(*SECTIONS.values()))),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=examples(
         "golden sandbox create /var/tmp/sandbox    # a tiny distribution to try everything with",
@@ -168,42 +145,3 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-for command in (
-    build,
-    plan,
-    why,
-    resume,
-    shell,
-    list_images,
-    show,
-    diff,
-    package,
-    publish,
-    promote,
-    rollback,
-    collect,
-    reproduce,
-    repo,
-    clone,
-    cache,
-    doctor,
-    distributions,
-    sandbox,
-    flatten,
-    export,
-    init,
-    test,
-    harness,
-    status,
-    verify_images,
-    nightly,
-    step,
-    accept,
-    bisect,
-    sparrowdo,
-    validate,
-):
-    golden.add_command(command)
-clone.add_command(revive)

@@ -16,7 +16,7 @@ from builder.cli.clone_options import (
 )
 from builder.cli.clone_pool import pool_
 from builder.cli.clone_use import check, console, cp, exec_, logs, repair, revert, snapshot, ssh_
-from builder.cli.overview import Overview
+from builder.cli.overview import Lazy, Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.clones import collection
 from builder.tools import libvirt
@@ -25,7 +25,7 @@ from builder.units import format_bytes, format_moment
 _STOP_TIMEOUT_S = 60.0
 
 
-@click.group(cls=Overview)
+@click.group(cls=Overview, commands=Lazy({"revive": "revive.revive"}))
 def clone() -> None:
     """Throw-away machines, each on an overlay of an image that is only ever read."""
 

@@ -32,7 +32,7 @@ def test_each_command_is_listed_with_its_whole_first_sentence(words: tuple[str, 
 def test_golden_lists_each_command_once_where_it_belongs() -> None:
     ended = CliRunner().invoke(golden, ["--help"])
     titles = re.findall(r"^(\w[\w ]*):$", ended.output, flags=re.MULTILINE)
-    assert titles[:6] == ["Options", *overview._SECTIONS]
-    listed = [name for names in overview._SECTIONS.values() for name in names]
+    assert titles[:6] == ["Options", *overview.SECTIONS]
+    listed = [name for names in overview.SECTIONS.values() for name in names]
     assert len(listed) == len(set(listed))
     assert set(listed) <= set(golden.commands)
