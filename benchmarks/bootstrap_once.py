@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.disk import taken
+from benchmarks.golden import Golden
+from benchmarks.results import figure, leave
 from builder.tools.webserver import serving
 
 MIB = 1024**2
@@ -60,24 +62,8 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory(prefix="golden-bootstrap-") as folder:
             file = with_image(options.file.absolute(), Path(folder))
-            found = measure(Golden(file, options.state), file.parent / "updates", tests=options.tests)
-    text = json.dumps(found, indent=2) + "\n"
-    sys.stdout.write(text)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
-        plot(found, options.output.with_suffix(".svg"))
-
-
-class Golden:
-    """The command line, for one project."""
-
-    def __init__(self, file: Path, state: Path) -> None:
-        self.state = state
-        self._words = [sys.executable, "-m", "builder", "--progress", "quiet", "--file", str(file)]
-        self._words += ["--state", str(state)]
-
-    def __call__(self, *words: str) -> str:
-        return subprocess.run([*self._words, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+            found = measure(Golden(file, options.state, progress="quiet"), file.parent / "updates", tests=options.tests)
+    leave(found, options.output, plot=plot)
 
 
 def with_image(file: Path, folder: Path) -> Path:
@@ -92,7 +78,7 @@ def with_image(file: Path, folder: Path) -> Path:
 def measure(golden: Golden, updates: Path, *, tests: int) -> dict[str, Any]:
     golden("build", "sandbox-upgrade")
     begin = time.monotonic()
-    (*_, built) = json.loads(golden("build", "--rebuild", IMAGE, "--json"))
+    (*_, built) = golden.json("build", "--rebuild", IMAGE)
     build_s = round(time.monotonic() - begin, 1)
     sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} the image is built: {build_s} s\n")
     each, once = [], []
@@ -121,7 +107,7 @@ def run(golden: Golden, image: str, commands: list[str]) -> dict[str, float]:
         for command in commands:
             golden("clone", "ssh", name, "--", command)
         golden("clone", "ssh", name, "--", "sync")
-        size_bytes = (golden.state / "clones" / name / "disk.qcow2").stat().st_blocks * 512
+        size_bytes = taken(golden.state / "clones" / name / "disk.qcow2")
     finally:
         golden("clone", "destroy", name)
     seconds = round(time.monotonic() - begin, 1)
@@ -138,30 +124,23 @@ def after(way: dict[str, Any], key: str, *, tests: int) -> float:
 
 def plot(found: dict[str, Any], target: Path) -> None:
     """Time and disk over the number of tests: measured as points, extrapolated as dashed lines."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "golden"
-    from matplotlib import pyplot
-
-    figure, both = pyplot.subplots(ncols=2, figsize=(10, 4))
-    tests, most = found["tests"], MORE[-1]
-    for axes, key, unit, divisor in zip(both, ("seconds", "bytes"), ("hours", "GiB"), (3600, 1024 * MIB), strict=True):
-        for name, label in (("each", "bootstrap in each test"), ("once", "bootstrap once, in the image")):
-            numbers = range(1, tests + 1)
-            measured = [after(found[name], key, tests=n) / divisor for n in numbers]
-            (line,) = axes.plot(numbers, measured, "o-", markersize=4, label=f"{label}: measured")
-            ends = (tests, most)
-            rest = [after(found[name], key, tests=n) / divisor for n in ends]
-            axes.plot(ends, rest, "--", color=line.get_color(), label=f"{label}: extrapolated")
-        axes.set_xlabel("tests, one after the other")
-        axes.set_ylabel(unit)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    both[0].legend(fontsize=8)
-    figure.suptitle(f"The sandbox, {found['accelerator']}, {found['machine']}", fontsize=9)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    with figure(target, (10, 4), ncols=2) as (made, both):
+        tests, most = found["tests"], MORE[-1]
+        units = (("seconds", "hours", 3600), ("bytes", "GiB", 1024 * MIB))
+        for axes, (key, unit, divisor) in zip(both, units, strict=True):
+            for name, label in (("each", "bootstrap in each test"), ("once", "bootstrap once, in the image")):
+                numbers = range(1, tests + 1)
+                measured = [after(found[name], key, tests=n) / divisor for n in numbers]
+                (line,) = axes.plot(numbers, measured, "o-", markersize=4, label=f"{label}: measured")
+                ends = (tests, most)
+                rest = [after(found[name], key, tests=n) / divisor for n in ends]
+                axes.plot(ends, rest, "--", color=line.get_color(), label=f"{label}: extrapolated")
+            axes.set_xlabel("tests, one after the other")
+            axes.set_ylabel(unit)
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+        both[0].legend(fontsize=8)
+        made.suptitle(f"The sandbox, {found['accelerator']}, {found['machine']}", fontsize=9)
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import statistics
@@ -26,10 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.disk import taken
+from benchmarks.results import figure, leave
 from builder import clones
 from builder.clones import pools, ready, warm
 from builder.config import load
-from builder.preflight import accelerator
+from builder.preflight.kvm import accelerator
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools.libvirt import Connection, connect
@@ -55,12 +56,7 @@ def main() -> int:
         if arguments.starts:
             result |= bench.starts(connection, count=arguments.starts) | bench.at_once(connection)
             result |= bench.pool(connection)
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-        if arguments.starts:
-            plot(result, arguments.json.with_suffix(".svg"))
-    print(text)
+    leave(result, arguments.json, plot=plot if arguments.starts else None)
     return 0 if is_kept(result) else 1
 
 
@@ -136,7 +132,7 @@ class Bench:
             begin = time.monotonic()
             argv = ["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", self.source.file, target]
             subprocess.run(argv, check=True)
-            return target.stat().st_blocks * 512, time.monotonic() - begin
+            return taken(target), time.monotonic() - begin
 
     def starts(self, connection: Connection, *, count: int) -> dict[str, Any]:
         limit_s = clones.BOOT_TIMEOUT_S * self.accelerator.time_factor
@@ -232,11 +228,6 @@ def proportional_bytes(domain: str) -> int:
     raise RuntimeError(f"{domain} is not on")
 
 
-def taken(folder: Path) -> int:
-    """Bytes on the disk, blocks that are there alone."""
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
-
-
 def p95(values: Sequence[float]) -> float:
     """The value that 95 of 100 do not exceed; of few values the largest."""
     return sorted(values)[min(len(values) - 1, round(0.95 * (len(values) - 1)))]
@@ -244,30 +235,22 @@ def p95(values: Sequence[float]) -> float:
 
 def plot(found: dict[str, Any], target: Path) -> None:
     """Each start as a point, and the medians; room on the disk, clones against copies."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "golden"
-    from matplotlib import pyplot
-
-    figure, (starts, room) = pyplot.subplots(ncols=2, figsize=(10, 4))
-    kinds = {"boot": "cold_s", "go on from memory": "warm_s", "taken from a pool": "pool_answered_s"}
-    for number, key in enumerate(kinds.values()):
-        starts.plot([number] * len(found[key]), found[key], "o", alpha=0.6)
-        starts.hlines(statistics.median(found[key]), number - 0.3, number + 0.3, color="black")
-    starts.set_xticks(range(len(kinds)), kinds)
-    starts.set_yscale("log")
-    starts.set_ylabel("until it answers on SSH, s")
-    starts.grid(alpha=0.3, axis="y")
-    bars = {"clones": found["clones_bytes"] / MIB, "copies": found["copies_bytes_computed"] / MIB}
-    room.bar(list(bars), list(bars.values()))
-    room.set_yscale("log")
-    room.set_ylabel(f"{found['clones']} of them on the disk, MiB")
-    for number, (value, key) in enumerate(zip(bars.values(), ("made_s", "copies_s_computed"), strict=True)):
-        room.annotate(f"{value:.0f} MiB, made in {found[key]:.1f} s", (number, value), ha="center", va="bottom")
-    figure.suptitle(f"{found['image']}, {found['accelerator']}, {found['processors']} processors", fontsize=9)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    with figure(target, (10, 4), ncols=2) as (made, (starts, room)):
+        kinds = {"boot": "cold_s", "go on from memory": "warm_s", "taken from a pool": "pool_answered_s"}
+        for number, key in enumerate(kinds.values()):
+            starts.plot([number] * len(found[key]), found[key], "o", alpha=0.6)
+            starts.hlines(statistics.median(found[key]), number - 0.3, number + 0.3, color="black")
+        starts.set_xticks(range(len(kinds)), kinds)
+        starts.set_yscale("log")
+        starts.set_ylabel("until it answers on SSH, s")
+        starts.grid(alpha=0.3, axis="y")
+        bars = {"clones": found["clones_bytes"] / MIB, "copies": found["copies_bytes_computed"] / MIB}
+        room.bar(list(bars), list(bars.values()))
+        room.set_yscale("log")
+        room.set_ylabel(f"{found['clones']} of them on the disk, MiB")
+        for number, (value, key) in enumerate(zip(bars.values(), ("made_s", "copies_s_computed"), strict=True)):
+            room.annotate(f"{value:.0f} MiB, made in {found[key]:.1f} s", (number, value), ha="center", va="bottom")
+        made.suptitle(f"{found['image']}, {found['accelerator']}, {found['processors']} processors", fontsize=9)
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:

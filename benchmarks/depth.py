@@ -1,6 +1,6 @@
 """What does the depth of a chain cost a reader? Chains of 1 to 5 layers against the same disk in one file.
 
-    python3 benchmarks/depth.py --file golden.toml --state STATE --output docs/benchmarks-depth.json
+    PYTHONPATH=. python3 benchmarks/depth.py --file golden.toml --state STATE --output docs/benchmarks-depth.json
 
 Makes real qcow2 chains below --work: a base with data, and layers that each rewrite a part of it, compressed with zstd
 as golden ships them. Then reads all of them in turn, round after round, so that a busy moment of the machine hits
@@ -28,6 +28,7 @@ from typing import Any
 
 from benchmarks.conditions import Others
 from benchmarks.depth_boots import boots
+from benchmarks.results import figure, leave
 from builder.run import Argv, query
 
 KIB, MIB = 1024, 1024**2
@@ -54,11 +55,7 @@ def main() -> None:
         found = measure(Path(folder), options)
     if options.file is not None:
         found["boots"] = boots(options.file.absolute(), options.state.absolute(), rounds=options.boots)
-    text = json.dumps(found, indent=2) + "\n"
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
-        plot(found, options.output.with_suffix(".svg"))
-    sys.stdout.write(text)
+    leave(found, options.output, plot=plot)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -207,25 +204,17 @@ BOOT_WORDS = " --file golden.toml --state STATE"
 
 def plot(found: dict[str, Any], target: Path) -> None:
     """Each reader, and boots if there were any, as a share of what the flat file takes."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "golden"
-    from matplotlib import pyplot
-
     rows = dict(found["median_s"])
     if "boots" in found:
         rows["boot to SSH"] = found["boots"]["median_s"]
-    figure, axis = pyplot.subplots(figsize=(8, 4))
-    for name, row in rows.items():
-        axis.plot(list(row), [seconds / row["flat"] for seconds in row.values()], "o-", label=name)
-    axis.axhline(1, color="black", linewidth=0.8)
-    axis.set_ylim(bottom=0)
-    axis.set_ylabel("median, of the flat file's")
-    axis.legend()
-    axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    with figure(target, (8, 4)) as (_, axis):
+        for name, row in rows.items():
+            axis.plot(list(row), [seconds / row["flat"] for seconds in row.values()], "o-", label=name)
+        axis.axhline(1, color="black", linewidth=0.8)
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel("median, of the flat file's")
+        axis.legend()
+        axis.grid(alpha=0.3)
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:

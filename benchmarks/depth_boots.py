@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clones import Bench
+from benchmarks.golden import Golden
 from benchmarks.small_layers import with_own_updates
 from builder import clones
 from builder.tools.libvirt import connect
@@ -43,8 +44,9 @@ def boots(file: Path, state: Path, *, rounds: int) -> dict[str, Any]:
         file = with_layers(file, folder)
         own = folder / "state"
         subprocess.run(["cp", "-a", "--reflink=auto", state, own], check=True)
-        golden(file, own, "build", f"sandbox-deep-{DEPTHS[-1]}")
-        golden(file, own, "flatten", f"sandbox-deep-{DEPTHS[-1]}")
+        golden = Golden(file, own)
+        golden("build", f"sandbox-deep-{DEPTHS[-1]}")
+        golden("flatten", f"sandbox-deep-{DEPTHS[-1]}")
         subjects = {f"depth {depth}": Bench(file, own, image_of(depth)) for depth in DEPTHS}
         subjects["flat"] = Bench(file, own, f"sandbox-deep-{DEPTHS[-1]}-flat")
         seconds: dict[str, list[float]] = {subject: [] for subject in subjects}
@@ -84,8 +86,3 @@ def with_layers(file: Path, folder: Path) -> Path:
             command = REWRITE.format(parts=len(DEPTHS), part=depth - 1)
             stream.write(IMAGE.format(depth=depth, parent=image_of(depth - 1), command=command))
     return file
-
-
-def golden(file: Path, state: Path, *words: str) -> None:
-    argv = [sys.executable, "-m", "builder", "--file", str(file), "--state", str(state), "--progress", "plain", *words]
-    subprocess.run(argv, check=True, stdout=sys.stderr)

@@ -12,7 +12,6 @@ imports golden's commands stands beside them. About 6 minutes; needs libvirt for
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import resource
@@ -27,6 +26,8 @@ from typing import Any
 
 from benchmarks import plan, publish
 from benchmarks.conditions import Others, machine, now
+from benchmarks.disk import taken
+from benchmarks.results import figure, leave
 from builder import clones
 from builder.progress import Reporter
 from builder.publication import Signing
@@ -49,11 +50,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the result here, and a plot beside it (needs matplotlib)")
     arguments = parser.parse_args()
     result = measure(arguments.images, arguments.rpms, arguments.clones, rounds=arguments.rounds)
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-        plot(result, arguments.json.with_suffix(".svg"))
-    print(text)
+    leave(result, arguments.json, plot=plot)
     return 0
 
 
@@ -165,38 +162,26 @@ def cloned(folder: Path, count: int, rounds: int) -> dict[str, float]:
     }
 
 
-def taken(folder: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
-
-
 PARTS = (("plans", "images"), ("publishes", "rpms"), ("clones", "clones"))
 
 
 def plot(found: dict[str, Any], target: Path) -> None:
     """Time and memory over size."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "golden"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(ncols=2, figsize=(10, 4))
-    titles = {"plans": "plan, of images", "publishes": "publish, into RPMs", "clones": "make clones"}
-    for axis, key, scale, label in (
-        (axes[0], "seconds", 1, "s"),
-        (axes[1], "peak_bytes", MIB, "peak of golden's own memory, MiB"),
-    ):
-        for part, what in PARTS:
-            sizes = [row[what] for row in found[part]]
-            axis.plot(sizes, [row[key] / scale for row in found[part]], "o-", label=titles[part])
-        axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
-        axis.set_xlabel("how many")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    with figure(target, (10, 4), ncols=2) as (_, axes):
+        titles = {"plans": "plan, of images", "publishes": "publish, into RPMs", "clones": "make clones"}
+        for axis, key, scale, label in (
+            (axes[0], "seconds", 1, "s"),
+            (axes[1], "peak_bytes", MIB, "peak of golden's own memory, MiB"),
+        ):
+            for part, what in PARTS:
+                sizes = [row[what] for row in found[part]]
+                axis.plot(sizes, [row[key] / scale for row in found[part]], "o-", label=titles[part])
+            axis.set_xscale("log")
+            axis.set_ylim(bottom=0)
+            axis.set_xlabel("how many")
+            axis.set_ylabel(label)
+            axis.grid(alpha=0.3)
+        axes[0].legend()
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -31,6 +30,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.conditions import Others, machine, now
+from benchmarks.golden import Golden
+from benchmarks.results import figure, leave
 from benchmarks.small_layers import add_update, with_own_updates
 from builder.store import Store
 from builder.tools import dnf, webserver
@@ -51,11 +52,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="golden-nights-", dir="/var/tmp") as folder:
         bench = Bench(arguments.file.absolute(), arguments.state.absolute(), Path(folder), image=arguments.image)
         result = bench.measure(update_mib=arguments.update_mib)
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-        plot(result, arguments.json.with_suffix(".svg"))
-    print(text)
+    leave(result, arguments.json, plot=plot)
     return 0
 
 
@@ -66,6 +63,7 @@ class Bench:
         self.file, self.state, self.folder, self.image = with_own_updates(file, folder), folder / "state", folder, image
         shutil.copytree(state, self.state, symlinks=True)
         self.store = Store(self.state, "sandbox")
+        self.golden = Golden(self.file, self.state)
 
     def measure(self, *, update_mib: int) -> dict[str, Any]:
         load_before = Others().seen()["load_before"]
@@ -94,7 +92,7 @@ class Bench:
         before = files(self.store.channels)
         with machines(self.state) as seen:
             begin = time.monotonic()
-            found = json.loads(self.golden("nightly", "--channel", CHANNEL, "--json", self.image))
+            found = self.golden.json("nightly", "--channel", CHANNEL, self.image)
             seconds = time.monotonic() - begin
         after = files(self.store.channels)
         turns = found["turns"]
@@ -109,11 +107,6 @@ class Bench:
         }
         print(f"{name}: {row['seconds']} s, {row['machines']} machines", file=sys.stderr, flush=True)
         return row
-
-    def golden(self, *words: str) -> str:
-        argv = [sys.executable, "-m", "builder", "--file", str(self.file), "--state", str(self.state)]
-        argv += ["--progress", "plain", *words]
-        return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def change_everything(file: Path) -> None:
@@ -211,30 +204,22 @@ def machines(state: Path) -> Iterator[set[str]]:
 
 def plot(found: dict[str, Any], target: Path) -> None:
     """Time and machines, and bytes, of each night."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "golden"
-    from matplotlib import pyplot
-
-    figure, (times, sizes) = pyplot.subplots(ncols=2, figsize=(11, 4))
-    nights = found["nights"]
-    names = [night["night"].replace(" changed", "\nchanged") for night in nights]
-    bars = times.bar(names, [night["seconds"] for night in nights])
-    for bar, night in zip(bars, nights, strict=True):
-        text = f"{night['seconds']:.0f} s,\n{night['machines']} machines"
-        times.annotate(text, (bar.get_x() + bar.get_width() / 2, bar.get_height()), ha="center", va="bottom")
-    times.margins(y=0.2)
-    times.set_ylabel("the night, s")
-    for at, key in ((-0.2, "published_bytes"), (0.2, "downloaded_bytes")):
-        values = [night[key] / MIB for night in nights]
-        sizes.bar([number + at for number in range(len(nights))], values, 0.4, label=key.removesuffix("_bytes"))
-    sizes.set_xticks(range(len(nights)), names)
-    sizes.set_yscale("symlog", linthresh=0.1)
-    sizes.set_ylabel("MiB")
-    sizes.legend()
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    with figure(target, (11, 4), ncols=2) as (_, (times, sizes)):
+        nights = found["nights"]
+        names = [night["night"].replace(" changed", "\nchanged") for night in nights]
+        bars = times.bar(names, [night["seconds"] for night in nights])
+        for bar, night in zip(bars, nights, strict=True):
+            text = f"{night['seconds']:.0f} s,\n{night['machines']} machines"
+            times.annotate(text, (bar.get_x() + bar.get_width() / 2, bar.get_height()), ha="center", va="bottom")
+        times.margins(y=0.2)
+        times.set_ylabel("the night, s")
+        for at, key in ((-0.2, "published_bytes"), (0.2, "downloaded_bytes")):
+            values = [night[key] / MIB for night in nights]
+            sizes.bar([number + at for number in range(len(nights))], values, 0.4, label=key.removesuffix("_bytes"))
+        sizes.set_xticks(range(len(nights)), names)
+        sizes.set_yscale("symlog", linthresh=0.1)
+        sizes.set_ylabel("MiB")
+        sizes.legend()
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:

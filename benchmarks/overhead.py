@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import socket
@@ -28,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.conditions import Others, machine, now, timed
-from builder.preflight import accelerator
+from benchmarks.golden import Golden
+from benchmarks.results import leave
+from builder.preflight.kvm import accelerator
 from builder.progress import Reporter
 
 LIMIT = 0.05
@@ -47,16 +48,13 @@ def main() -> int:
     bench = Bench(arguments.file.absolute(), arguments.state.absolute())
     wanted = {arguments.layer: arguments.rounds, arguments.base: arguments.base_rounds}
     result = bench.measure({image: rounds for image, rounds in wanted.items() if rounds})
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    leave(result, arguments.json)
     return 0 if all(row["overhead"] <= LIMIT for row in result["images"]) else 1
 
 
 class Bench:
     def __init__(self, file: Path, state: Path) -> None:
-        self.argv = [sys.executable, "-m", "builder", "--file", str(file), "--state", str(state)]
+        self.golden = Golden(file, state)
         self.state = state
 
     def measure(self, wanted: Mapping[str, int]) -> dict[str, Any]:
@@ -89,21 +87,16 @@ class Bench:
 
     def commands(self, image: str) -> list[dict[str, str]]:
         """As golden prints them, with the files that they name; nothing is started."""
-        argv = [*self.argv, "build", "--dry-run", "--rebuild", "--json", image]
-        found = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        commands: list[dict[str, str]] = found[image]
+        commands: list[dict[str, str]] = self.golden.json("build", "--dry-run", "--rebuild", image)[image]
         return commands
 
     def build(self, image: str) -> tuple[float, float]:
         """Seconds, and seconds of processors."""
-        argv = [*self.argv, "--progress", "plain", "build", "--rebuild", image]
-        return timed(lambda: subprocess.run(argv, check=True, stdout=sys.stderr))
+        return timed(lambda: self.golden("build", "--rebuild", image))
 
     def steps(self, image: str) -> dict[str, float]:
         """Of the newest build, as golden measured them itself."""
-        argv = [*self.argv, "show", image, "--json"]
-        shown = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        return {it["step"].partition(": ")[2]: it["seconds"] for it in shown["times"]}
+        return {it["step"].partition(": ")[2]: it["seconds"] for it in self.golden.json("show", image)["times"]}
 
 
 def row(image: str, golden: Sequence[tuple[float, float]], plain: Sequence[tuple[float, float]]) -> dict[str, Any]:

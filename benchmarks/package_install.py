@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -42,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.conditions import Others, machine, now, timed
+from benchmarks.results import figure, leave
 from builder import channels
 from builder.channels import client_config
 from builder.model import Build
@@ -49,7 +49,7 @@ from builder.package import package
 from builder.progress import Reporter
 from builder.publication import Signing
 from builder.store import Store, sha256, write_atomically
-from builder.tools import dnf, openpgp, qemu_img
+from builder.tools import dnf, openpgp, qcow2
 from builder.tools.openpgp import Signer
 from builder.tools.webserver import serving
 from builder.units import MIB
@@ -99,11 +99,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golden-package-", dir="/var/tmp") as folder:
         result = measure(Path(folder), arguments.size, rounds=arguments.rounds)
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-        plot(result, arguments.json.with_suffix(".svg"))
-    print(text)
+    leave(result, arguments.json, plot=plot)
     return 0 if result["times_faster_at_1_gbit"] >= FACTOR else 1
 
 
@@ -190,7 +186,7 @@ def golden_way(folder: Path, sealed: Path) -> dict[str, Any]:
             times["install"] = install(folder, config, "golden-demo-base")
     installed = folder / "root/usr/share/golden/images" / store.qcow2(build).name
     assert sha256(installed) == build.id.sha256
-    assert qemu_img.chain(installed)
+    assert qcow2.chain(installed)
     return result(times, installed, travels=sum(path.stat().st_size for path in rpms))
 
 
@@ -383,24 +379,16 @@ ran once, the others {found["rounds"]} times in turn: here is the run with the m
 
 def plot(found: dict[str, Any], target: Path) -> None:
     """The time of each way by its parts, and what travels."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "golden"
-    from matplotlib import pyplot
-
-    figure, (times, sizes) = pyplot.subplots(ncols=2, figsize=(11, 4), sharey=True)
-    ways = {name: found["ways"][way] for way, name in reversed(NAMES.items())}
-    totals = [way["at_1_gbit_s"] for way in ways.values()]
-    for at, (bar, total) in enumerate(zip(times.barh(list(ways), totals), totals, strict=True)):
-        times.annotate(f" {total:.1f} s", (bar.get_width(), at), va="center")
-    times.set_xscale("log")
-    times.set_xlim(right=max(totals) * 8)  # room for the words
-    times.set_xlabel("to the client's disk at 1 Gbit/s (computed), s")
-    sizes.barh(list(ways), [way["bytes"] / MIB for way in ways.values()])
-    sizes.set_xlabel("travels, MiB")
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    with figure(target, (11, 4), ncols=2, sharey=True) as (_, (times, sizes)):
+        ways = {name: found["ways"][way] for way, name in reversed(NAMES.items())}
+        totals = [way["at_1_gbit_s"] for way in ways.values()]
+        for at, (bar, total) in enumerate(zip(times.barh(list(ways), totals), totals, strict=True)):
+            times.annotate(f" {total:.1f} s", (bar.get_width(), at), va="center")
+        times.set_xscale("log")
+        times.set_xlim(right=max(totals) * 8)  # room for the words
+        times.set_xlabel("to the client's disk at 1 Gbit/s (computed), s")
+        sizes.barh(list(ways), [way["bytes"] / MIB for way in ways.values()])
+        sizes.set_xlabel("travels, MiB")
 
 
 if __name__ == "__main__":

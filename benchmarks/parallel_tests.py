@@ -1,6 +1,7 @@
 """How long `golden test` takes for the same tests, 1, 2 and 4 at once, on machines that go on from memory or boot.
 
-    python benchmarks/parallel_tests.py --file golden.toml --state STATE --output docs/benchmarks-parallel-tests.json
+    PYTHONPATH=. python3 benchmarks/parallel_tests.py --file golden.toml --state STATE \
+        --output docs/benchmarks-parallel-tests.json
 
 Each test asks the guest's kernel for its name, on a machine of its own. With each number of jobs as many tests run as
 make ROUNDS rounds of them, from memory, which is saved before the clock starts, and, with --cold, on machines that
@@ -10,17 +11,16 @@ boot. About 20 s for each boot without KVM on an idle machine: 2 min, and as man
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from benchmarks.conditions import machine, now
+from benchmarks.golden import Golden
+from benchmarks.results import figure, leave
 
 JOBS, ROUNDS = (1, 2, 4), 2
 
@@ -34,35 +34,26 @@ def main() -> int:
     parser.add_argument("--busy", action="store_true", help="say that the machine had other work to do")
     parser.add_argument("--output", type=Path, help="write the JSON here, and a plot beside it (needs matplotlib)")
     options = parser.parse_args()
-    golden = [sys.executable, "-m", "builder", "--progress", "quiet", "--file", str(options.file)]
-    golden += ["--state", str(options.state)]
+    golden = Golden(options.file, options.state, progress="quiet")
     found = measure(golden, options.image, cold=options.cold) | {"busy": options.busy}
-    text = json.dumps(found, indent=2)
-    if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
-        plot(found, options.output.with_suffix(".svg"))
-    print(text)
+    leave(found, options.output, plot=plot)
     return 0
 
 
-def measure(golden: list[str], image: str, *, cold: bool) -> dict[str, Any]:
-    memory = json.loads(_said([*golden, "clone", "warm", image, "--json"]))
+def measure(golden: Golden, image: str, *, cold: bool) -> dict[str, Any]:
+    memory = golden.json("clone", "warm", image)
     runs = [run(golden, image, tests=ROUNDS * jobs, jobs=jobs, is_cold=False) for jobs in JOBS]
     runs += [run(golden, image, tests=jobs, jobs=jobs, is_cold=True) for jobs in JOBS if cold]
     return {
-        "when": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": {
-            "processors": os.cpu_count(),
-            "kernel": platform.release(),
-            "accelerator": memory["circumstances"]["accelerator"],
-        },
+        "when": now(),
+        "machine": machine() | {"accelerator": memory["circumstances"]["accelerator"]},
         "image": memory["stem"],
         "memory_mib": memory["circumstances"]["memory_mib"],
         "runs": runs,
     }
 
 
-def run(golden: list[str], image: str, *, tests: int, jobs: int, is_cold: bool) -> dict[str, Any]:
+def run(golden: Golden, image: str, *, tests: int, jobs: int, is_cold: bool) -> dict[str, Any]:
     """One run of `golden test`, which has to be green. each_s: of a test, its machine's start included."""
     with tempfile.TemporaryDirectory(prefix="golden-bench-") as folder:
         for number in range(tests):
@@ -72,7 +63,7 @@ def run(golden: list[str], image: str, *, tests: int, jobs: int, is_cold: bool) 
             (place / "golden-test.toml").write_text(f'scripts = ["run.sh"]\ncold = {str(is_cold).lower()}\n')
         words = ["test", "--folder", folder, "--image", image, "--jobs", str(jobs), "--results", f"{folder}/results"]
         begin = time.monotonic()
-        summary = json.loads(_said([*golden, *words, "--json"]))
+        summary = golden.json(*words)
         seconds = time.monotonic() - begin
     print(
         f"{tests} tests, {jobs} at once, {'cold' if is_cold else 'warm'}: {seconds:.1f} s", file=sys.stderr, flush=True
@@ -86,31 +77,19 @@ def run(golden: list[str], image: str, *, tests: int, jobs: int, is_cold: bool) 
     }
 
 
-def _said(argv: list[str]) -> str:
-    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
 def plot(found: dict[str, Any], target: Path) -> None:
     """Seconds for a test over the number of them at once."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "golden"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5, 4))
-    for is_cold, label in ((True, "machines boot"), (False, "machines go on from memory")):
-        runs = [it for it in found["runs"] if it["is_cold"] is is_cold]
-        if runs:
-            axes.plot([it["jobs"] for it in runs], [it["seconds"] / it["tests"] for it in runs], "o-", label=label)
-    axes.set_xticks(JOBS)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("tests at once")
-    axes.set_ylabel("s for each test of the run")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    with figure(target, (5, 4)) as (_, axes):
+        for is_cold, label in ((True, "machines boot"), (False, "machines go on from memory")):
+            runs = [it for it in found["runs"] if it["is_cold"] is is_cold]
+            if runs:
+                axes.plot([it["jobs"] for it in runs], [it["seconds"] / it["tests"] for it in runs], "o-", label=label)
+        axes.set_xticks(JOBS)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("tests at once")
+        axes.set_ylabel("s for each test of the run")
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:

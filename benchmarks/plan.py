@@ -1,6 +1,6 @@
 """What does a night cost in which nothing changed? `golden plan` and `golden nightly`, of catalogues of several sizes.
 
-    python3 benchmarks/plan.py --output docs/benchmarks-plan.json
+    PYTHONPATH=. python3 benchmarks/plan.py --output docs/benchmarks-plan.json
 
 Makes a project of trees of ten images (a base, an upgrade on it, eight layers on that, most of which install packages
 from two repositories, one copies a folder of files) and a store with a build of each, whose files have a size but no
@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import leave
 from builder import nights, verdicts
 from builder.config import load
 from builder.decision import Decision
@@ -60,10 +61,7 @@ def main() -> None:
         "rows": rows,
         "night": night(options.work, rounds=options.rounds),
     }
-    text = json.dumps(found, indent=2) + "\n"
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
-    sys.stdout.write(text)
+    leave(found, options.output)
 
 
 def measure(folder: Path, images: int, *, rounds: int, image_bytes: int) -> dict[str, object]:

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import platform
-import resource
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmarks.conditions import machine, now, own_s
+from benchmarks.results import leave
 from builder import channels
 from builder.channels import compose, publication
 from builder.package import package
@@ -76,10 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golden-publish-", dir="/var/tmp") as folder:
         result = measure(Path(folder), arguments.sizes, large_mib=arguments.large, rounds=arguments.rounds)
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    leave(result, arguments.json)
 
 
 def measure(folder: Path, sizes: list[int], *, large_mib: int, rounds: int) -> dict[str, Any]:
@@ -91,8 +86,8 @@ def measure(folder: Path, sizes: list[int], *, large_mib: int, rounds: int) -> d
             found.append(one(folder / str(size), size, large_mib=large_mib, rounds=rounds, signer=signer))
             shutil.rmtree(folder / str(size))
     return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"processors": os.cpu_count(), "kernel": platform.release()},
+        "when": now(),
+        "machine": machine(),
         "large_mib": large_mib,
         "rounds": rounds,
         "channels": found,
@@ -114,11 +109,11 @@ def one(folder: Path, size: int, *, large_mib: int, rounds: int, signer: Signer)
         (packaged,) = package(store, [build], prefix="golden", reporter=quiet, signer=signer)
         last = [packaged.image_rpm, packaged.link_rpm]
         new_bytes = sum(path.stat().st_size for path in last)
-        begin, used = time.monotonic(), processor_s()
+        begin, used = time.monotonic(), own_s()
         with clocked(parts):
             channels.publish(store, "candidate", last, url=URL, signer=signer)
         seconds.append(time.monotonic() - begin)
-        processor.append(processor_s() - used)
+        processor.append(own_s() - used)
     begin = time.monotonic()
     channels.publish(store, "candidate", last, url=URL, signer=signer)
     nothing = time.monotonic() - begin
@@ -153,19 +148,13 @@ def clocked(parts: dict[str, list[float]]) -> Iterator[None]:
 
 def clock(function: Callable[..., Any], used: list[float]) -> Callable[..., Any]:
     def measured(*arguments: Any, **more: Any) -> Any:
-        begin = processor_s()
+        begin = own_s()
         try:
             return function(*arguments, **more)
         finally:
-            used.append(processor_s() - begin)
+            used.append(own_s() - begin)
 
     return measured
-
-
-def processor_s() -> float:
-    """Of this process and those that it ran."""
-    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(it.ru_utime + it.ru_stime for it in used)
 
 
 def made(folder: Path, count: int, *, large_mib: int, signer: Signer) -> list[Path]:

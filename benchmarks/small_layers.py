@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -25,10 +24,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.disk import taken
+from benchmarks.golden import Golden
+from benchmarks.results import leave
 from builder.config import load
 from builder.media import Repository
 from builder.model import Project
-from builder.preflight import accelerator
+from builder.preflight.kvm import accelerator
 from builder.progress import Reporter
 from builder.tools import guestfs
 from builder.tools.webserver import serving
@@ -56,10 +58,7 @@ def main() -> int:
             busy = os.getloadavg()[0] > 1
             found = measure(file, arguments.state.absolute(), arguments.image)
             results.append(found | {"add_mib": mib, "busy": busy})
-    text = json.dumps(results, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    leave(results, arguments.json)
     return 0 if all(result["golden_bytes"] <= result["limit_bytes"] for result in results) else 1
 
 
@@ -111,13 +110,14 @@ def measure(file: Path, state: Path, image: str) -> dict[str, Any]:
     project = load(file)
     is_kvm = accelerator(state, reporter=Reporter("quiet")).kind == "kvm"
     environment = os.environ | guestfs.environment(is_kvm=is_kvm)
+    golden = Golden(file, state)
     begin = time.monotonic()
-    golden(file, state, "build", "--rebuild", image)
+    golden("build", "--rebuild", image)
     golden_s = time.monotonic() - begin
-    built = golden(file, state, "show", image, "--json")
+    built = golden.json("show", image)
     parent = built["parent"]
-    below = golden(file, state, "show", f"{parent['image']}@{parent['version']}", "--json")
-    changes = golden(file, state, "diff", image, "--json")["changes"]
+    below = golden.json("show", f"{parent['image']}@{parent['version']}")
+    changes = golden.json("diff", image)["changes"]
     plain_bytes, plain_s = plain(project, image, Path(below["file"]), environment)
     names = [change["name"] for change in changes if change["after"]]
     new_bytes = size_of(names, Path(built["file"]), environment)
@@ -128,7 +128,7 @@ def measure(file: Path, state: Path, image: str) -> dict[str, Any]:
         "packages_changed": len(names),
         "new_data_bytes": new_bytes,
         "limit_bytes": int(FACTOR * new_bytes) + ROOM_BYTES,
-        "golden_bytes": allocated(Path(built["file"])),
+        "golden_bytes": taken(Path(built["file"])),
         "plain_bytes": plain_bytes,
         "golden_s": round(golden_s, 1),
         "plain_s": round(plain_s, 1),
@@ -146,7 +146,7 @@ def plain(project: Project, image: str, parent: Path, environment: dict[str, str
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", parent, overlay], environment)
         command = " ".join(f"'{word}'" for word in dnf)
         run(["virt-customize", "--quiet", "-a", overlay, "--memsize", "1536", "--run-command", command], environment)
-        return allocated(overlay), time.monotonic() - begin
+        return taken(overlay), time.monotonic() - begin
 
 
 def addresses(repositories: Sequence[Repository], stack: contextlib.ExitStack) -> list[tuple[str, str]]:
@@ -166,17 +166,6 @@ def size_of(packages: Sequence[str], image: Path, environment: dict[str, str]) -
     argv = ["guestfish", "--ro", "--format=qcow2", "-a", str(image), "-i"]
     answer = subprocess.run(argv, input=question, env=environment, check=True, capture_output=True, text=True)
     return sum(int(line) for line in answer.stdout.split() if line.isdigit())
-
-
-def allocated(path: Path) -> int:
-    """What a file takes on this disk."""
-    return path.stat().st_blocks * 512
-
-
-def golden(file: Path, state: Path, *words: str) -> Any:
-    argv = [sys.executable, "-m", "builder", "--file", str(file), "--state", str(state), "--progress", "plain", *words]
-    answer = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(answer) if "--json" in words else None
 
 
 def run(argv: Sequence[str | Path], environment: dict[str, str]) -> None:

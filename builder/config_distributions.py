@@ -61,39 +61,52 @@ def read(own: Mapping[str, dict[str, Any]], *, file: Path, problems: Problems) -
     found: dict[str, Distribution] = {}
     for name in {**known, **own}:
         problems.check_name(name, ("distribution", name))
-        merged = _inherited(name, own=everything, problems=problems)
-        if merged is None:
+        chain = _inheritance(name, everything, problems=problems)
+        if chain is None:
             continue
-        raw = problems.checked(RawDistribution, merged, at=("distribution", name))
+        raw = problems.checked(RawDistribution, _merged(chain), at=("distribution", name))
         if raw is not None:
-            found[name] = _distribution(name, raw, own, file=file, problems=problems)
+            found[name] = _distribution(raw, own, chain=chain, file=file, problems=problems)
     return found
 
 
-def _inherited(name: str, *, own: Mapping[str, dict[str, Any]], problems: Problems) -> dict[str, Any] | None:
-    """The distribution's keys over those of all that it inherits; None, and a problem, if that makes no sense."""
-    chain = {name: own[name]}
+def _inheritance(
+    name: str, everything: Mapping[str, dict[str, Any]], *, problems: Problems
+) -> dict[str, dict[str, Any]] | None:
+    """Name -> table of the distribution, of what it inherits, …; None, and a problem, if that makes no sense."""
+    chain = {name: everything[name]}
     last = name
-    while (parent := own[last].get("inherits")) is not None:
+    while (parent := everything[last].get("inherits")) is not None:
         place = ("distribution", last, "inherits")
-        if not isinstance(parent, str) or parent not in own:
-            problems.add(place, f"there is no distribution '{parent}'{did_you_mean(str(parent), own)}")
+        if not isinstance(parent, str) or parent not in everything:
+            problems.add(place, f"there is no distribution '{parent}'{did_you_mean(str(parent), everything)}")
             return None
         if parent in chain:
             problems.add(("distribution", parent, "inherits"), f"inherits from itself: {' -> '.join((*chain, parent))}")
             return None
-        chain[parent] = own[parent]
+        chain[parent] = everything[parent]
         last = parent
+    return chain
+
+
+def _merged(chain: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The keys of the first table over those of all that it inherits."""
     merged: dict[str, Any] = {}
-    for table in reversed(chain.values()):
+    for table in reversed([*chain.values()]):
         merged |= table
     return merged
 
 
 def _distribution(
-    name: str, raw: RawDistribution, own: Mapping[str, dict[str, Any]], *, file: Path, problems: Problems
+    raw: RawDistribution,
+    own: Mapping[str, dict[str, Any]],
+    *,
+    chain: Mapping[str, dict[str, Any]],
+    file: Path,
+    problems: Problems,
 ) -> Distribution:
-    """own: the tables of golden.toml itself."""
+    """own: the tables of golden.toml itself. chain: of `_inheritance`, the distribution's own name first."""
+    name = next(iter(chain))
     folder = file.absolute().parent
     for repository in raw.repositories:
         problems.check_name(repository, ("distribution", name, "repositories", repository))
@@ -115,7 +128,7 @@ def _distribution(
         openscap_addon=raw.openscap_addon or None,
         sparrowdo=raw.sparrowdo,
         selinux=raw.selinux,
-        selinux_is_own=_is_own("selinux", name, own=own),
+        selinux_is_own=_is_own("selinux", chain, own=own),
         memory_mib=raw.memory // MIB,
         cpus=raw.cpus,
         repositories=tuple(
@@ -131,12 +144,10 @@ def _distribution(
     return distribution
 
 
-def _is_own(key: str, name: str, *, own: Mapping[str, dict[str, Any]]) -> bool:
-    """Whether the value that counts for `name` is one of `own`'s, there or in what it inherits."""
-    tables = overriding(own)
-    while key not in tables[name] and "inherits" in tables[name]:
-        name = tables[name]["inherits"]
-    return key in own.get(name, {})
+def _is_own(key: str, chain: Mapping[str, dict[str, Any]], *, own: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether the value of `key` that counts, the first in `chain`, is one of `own`'s."""
+    says = next((name for name, table in chain.items() if key in table), None)
+    return says is not None and key in own.get(says, {})
 
 
 def _kickstart(name: str, text: str, *, file: Path, problems: Problems) -> Path:

@@ -43,7 +43,7 @@ class RawImage(RawSetup):
     verify: RawVerify = RawVerify()
     keeps_private_keys: KeptKeys = Field(default={})
     stable: Literal["chain", "flat"] = "chain"
-    replaces: list[str] = Field(default=[])
+    obsoletes: list[str] = Field(default=[])
     steps: list[Annotated[Any, BeforeValidator(parse_step)]] = Field(default=[])
 
 
@@ -66,7 +66,7 @@ def read(
     _check_setups(images.values(), known, problems)
     _check_modules(images, known, problems)
     _check_bootstraps(images, known, problems)
-    _check_replaced(images, problems)
+    _check_obsoletes(images, problems)
     return images | _flats(raw, images, problems)
 
 
@@ -123,7 +123,7 @@ def _images(
             refresh=image.refresh,
             keeps_private_keys={path: folder / public for path, public in image.keeps_private_keys.items()},
             stable=image.stable,
-            replaces=tuple(image.replaces),
+            obsoletes=tuple(image.obsoletes),
             steps=(
                 *_steps(name, image.steps, distribution, distributions, problems),
                 *(secret if image.parent is None else ()),
@@ -177,13 +177,13 @@ def _check_modules(images: Mapping[str, Image], distributions: Mapping[str, Dist
                 problems.add(("image", name, "steps", number), what)
 
 
-def _check_replaced(images: Mapping[str, Image], problems: Problems) -> None:
-    """Packages of what is replaced leave the hosts that have them, so it may be no image any more."""
+def _check_obsoletes(images: Mapping[str, Image], problems: Problems) -> None:
+    """Packages of what is obsolete leave the hosts that have them, so it may be no image any more."""
     for name, image in images.items():
-        for old in image.replaces:
-            problems.check_name(old, ("image", name, "replaces"))
+        for old in image.obsoletes:
+            problems.check_name(old, ("image", name, "obsoletes"))
             if old in images:
-                problems.add(("image", name, "replaces"), f"'{old}' is an image; only one that is gone is replaced")
+                problems.add(("image", name, "obsoletes"), f"'{old}' is an image; only one that is gone is obsolete")
 
 
 def _check_bootstraps(

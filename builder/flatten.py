@@ -14,7 +14,7 @@ from builder.model import Build, Image, ImageId
 from builder.plan import Planned
 from builder.progress import Reporter
 from builder.store import Store, sha256
-from builder.tools import qemu_img
+from builder.tools import qcow2, qemu_img
 
 _TIMEOUT_S = 3600
 
@@ -81,7 +81,7 @@ def _make(
             )
         with reporter.step(f"{image.name}: compare with {source.stem}") as step:
             qemu_img.check(target)
-            qemu_img.verify_chain(target, [])
+            qcow2.verify_chain(target, [])
             qemu_img.compare(disk, target, format="qcow2", log=log, timeout_s=_TIMEOUT_S, note=step.note)
         build = source.model_copy(
             update={

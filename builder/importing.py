@@ -10,7 +10,7 @@ from builder import run, templates
 from builder.errors import ConfigError
 from builder.media import Source
 from builder.model import Distribution, Image
-from builder.tools import guestfish, guestfs, qemu_img
+from builder.tools import guestfish, guestfs, qcow2, qemu_img
 from builder.tools.guestfs import Operation
 from builder.units import format_bytes
 
@@ -29,7 +29,7 @@ def check_file(file: Path) -> int:
             f"the image to import is not there: {file}",
             try_next="put it there, or have `source` in golden.toml name another file or an http(s) address",
         )
-    return qemu_img.alone(file)
+    return qcow2.alone(file)
 
 
 def size_of(source: Source, file: Path) -> int:

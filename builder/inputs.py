@@ -139,8 +139,8 @@ def image_inputs(project: Project, image: Image, *, state: Path, repositories: R
             values[age] = _period(step.expires_days)
             timely.add(age)
     values |= _files(project, image)
-    if image.replaces:
-        values["replaces"] = " ".join(image.replaces)
+    if image.obsoletes:
+        values["obsoletes"] = " ".join(image.obsoletes)
     found = _package_repositories(project, image)
     for repository in found:
         name = f"repository {repository.name}"

@@ -147,7 +147,7 @@ class Image(Frozen):
     stable: which form its plain package, and the link that it owns, follow.
     is_private: never published by accident. repositories: package repositories on top of the distribution's.
     keeps_private_keys: paths in the guest -> the file with the public half of the key that may be there; other private
-    keys are not packaged. replaces: images that are gone, whose packages leave a host when this one's come.
+    keys are not packaged. obsoletes: images that are gone, whose packages leave a host when this one's come.
     """
 
     name: str
@@ -165,7 +165,7 @@ class Image(Frozen):
     repositories: tuple[Repository, ...] = ()
     verify: Verify = Verify()
     keeps_private_keys: dict[str, Path] = Field(default={})
-    replaces: tuple[str, ...] = ()
+    obsoletes: tuple[str, ...] = ()
 
     @property
     def needs_repositories(self) -> bool:
@@ -294,7 +294,7 @@ class Build(Frozen):
     nothing else. accelerator: what it was built with. times: seconds of each step. commands: what was run, as it would
     be typed. started, finished: UTC, ISO 8601. tools: program -> version. software: name -> version of what online
     steps brought and asked for its version, such as "raku" and "sparrow6". flattened: the build that this one is the
-    flat form of. replaces: as of its image. private: of embargoed work, or standing on such. private_keys: files of
+    flat form of. obsoletes: as of its image. private: of embargoed work, or standing on such. private_keys: files of
     the guest that hold a private key, path -> SHA-256 of the file. key_fingerprints: of those among them that ssh
     could use, "SHA256:…".
     """
@@ -303,7 +303,7 @@ class Build(Frozen):
     id: ImageId
     parent: ImageId | None
     flattened: ImageId | None = None
-    replaces: tuple[Annotated[str, AfterValidator(_matching(NAME))], ...] = ()
+    obsoletes: tuple[Annotated[str, AfterValidator(_matching(NAME))], ...] = ()
     private: bool = False
     distribution: str
     description: str

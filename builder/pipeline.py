@@ -216,7 +216,7 @@ class Pipeline:
             private=bench.image.is_private
             or bases.is_private(bench.image, bench.distribution)
             or any(build.private for build in chain),
-            replaces=bench.image.replaces,
+            obsoletes=bench.image.obsoletes,
             distribution=bench.distribution.name,
             description=bench.image.description,
             key=planned.key,

@@ -12,7 +12,7 @@ from builder.errors import VerifyError
 from builder.model import Frozen
 from builder.packages import parse
 from builder.store import sha256
-from builder.tools import guestfs, lent_repositories, qemu_img
+from builder.tools import guestfs, lent_repositories, qcow2, qemu_img
 from builder.tools.guestfs import Operation
 from builder.units import MIB
 
@@ -187,7 +187,7 @@ def compress(disk: Path, target: Path, *, parents: Sequence[Path], log: Path, ti
     qemu_img.convert_compressed(disk, target, backing=parent.name if parent else None, log=log, timeout_s=timeout_s)
     faults.place("build.compressed")
     qemu_img.check(target)
-    qemu_img.verify_chain(target, list(parents))
+    qcow2.verify_chain(target, list(parents))
     return Sealed(
         sha256=sha256(target),
         size_bytes=target.stat().st_size,

@@ -13,7 +13,7 @@ from builder.cache import Cache, retention
 from builder.channels import compose as composes
 from builder.clones import pins, saved
 from builder.errors import GoldenError, VerifyError
-from builder.preflight import Finding
+from builder.preflight.doctor import Finding
 from builder.progress import Reporter
 from builder.store import Store, read_build, sha256, verify_digest
 from builder.tools import package_cache, rpm

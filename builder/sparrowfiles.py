@@ -16,7 +16,7 @@ from typing import Any
 from builder import clones
 from builder.errors import GoldenError, ToolError
 from builder.model import Frozen
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.tools import libvirt, ssh
 from builder.tools.sparrowdo import command

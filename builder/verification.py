@@ -16,7 +16,7 @@ from builder.errors import ToolError, VerifyError
 from builder.locks import lock
 from builder.model import Build, Project
 from builder.packages import Change
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.promises import Promises, promises
 from builder.store import Store

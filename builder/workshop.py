@@ -13,7 +13,7 @@ from builder.layer import Bench, Command
 from builder.media import Repository
 from builder.model import Project
 from builder.plan import Planned
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.store import Store
 from builder.tools import guestfs, virt_install
 from builder.tools.domain import domain_xml

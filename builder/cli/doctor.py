@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from builder import __version__, clones, preflight, soundness
+from builder import __version__, clones, soundness
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.errors import HostError, VerifyError
+from builder.preflight.doctor import Finding, examine
 
 _MARKS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 
@@ -32,9 +33,9 @@ def doctor(session: Session, deep: bool, as_json: bool) -> None:
     Ends with 0 if golden can work here, with 3 if something that it needs is missing, and with 5 if --deep found
     something damaged.
     """
-    findings = preflight.examine(session.state, reporter=session.reporter)
+    findings = examine(session.state, reporter=session.reporter)
     findings += [
-        preflight.Finding(check=f"clone {fault.clone}", state="warn", found=fault.found, remedy=fault.remedy)
+        Finding(check=f"clone {fault.clone}", state="warn", found=fault.found, remedy=fault.remedy)
         for fault in clones.faults(session.state)
     ]
     failed = [finding.check for finding in findings if finding.state == "fail"]
@@ -61,7 +62,7 @@ def doctor(session: Session, deep: bool, as_json: bool) -> None:
         raise HostError(f"this machine lacks what golden needs: {', '.join(failed)}")
 
 
-def _read_all(session: Session) -> list[preflight.Finding]:
+def _read_all(session: Session) -> list[Finding]:
     if not session.has_project:
         return soundness.examine(session.state, reporter=session.reporter)
     with session.signing() as signer:

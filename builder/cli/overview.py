@@ -78,6 +78,9 @@ class Lazy(MutableMapping[str, click.Command]):
     def __delitem__(self, name: str) -> None:
         del self._found[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._found
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
 

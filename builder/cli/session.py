@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 
-from builder import clones, config, preflight
+from builder import clones, config
 from builder.cli.table import print_table as print_table
 from builder.model import Project
-from builder.preflight import Accelerator
+from builder.preflight import kvm
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import openpgp
@@ -54,7 +55,7 @@ class Session:
 
     def accelerator(self) -> Accelerator:
         """How guests run on this machine; says so once if that is slow."""
-        found = preflight.accelerator(self.state, reporter=self.reporter)
+        found = kvm.accelerator(self.state, reporter=self.reporter)
         if found.note:
             self.reporter.note(found.note)
         return found

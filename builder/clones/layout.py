@@ -10,7 +10,7 @@ from pathlib import Path
 from builder import faults
 from builder.clones import identity
 from builder.clones.leases import CONSOLE, DISK, SEED, Lease
-from builder.tools import qemu_img
+from builder.tools import qcow2, qemu_img
 from builder.tools.domain import Disk, Label, Machine
 
 
@@ -26,7 +26,7 @@ def lay_overlay(place: Path, backing: Path, files: Sequence[Path], *, like: Path
         shutil.copyfile(like, aside)
     else:
         qemu_img.create_overlay(aside, backing)
-    qemu_img.verify_chain(aside, list(files))
+    qcow2.verify_chain(aside, list(files))
     faults.place("clone.aside")
     aside.replace(place / DISK)
     faults.place("clone.overlay")

@@ -10,7 +10,7 @@ from builder.digests import remembered_sha256
 from builder.errors import ConfigError, VerifyError, did_you_mean
 from builder.model import Build, Frozen, ImageId
 from builder.store import Store
-from builder.tools import qemu_img
+from builder.tools import qcow2
 
 INSTALLED_IMAGES = Path("/usr/share/golden/images")
 
@@ -62,7 +62,7 @@ def chain(source: Source) -> tuple[tuple[Path, Build], ...]:
     """
     expected: ImageId | None = source.build.id
     found: list[tuple[Path, Build]] = []
-    for link in qemu_img.chain(source.file, is_beside=True):
+    for link in qcow2.chain(source.file, is_beside=True):
         file = link.path.resolve()
         build = _facts(file)
         if build.id != expected:

@@ -20,7 +20,8 @@ from builder.frozen import Frozen
 from builder.harness import lans
 from builder.harness.guest import Address, Guest
 from builder.harness.watch import HICCUP
-from builder.preflight import Accelerator
+from builder.preflight import kvm
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
@@ -279,7 +280,7 @@ def open_lab(
         images=(images or clones.INSTALLED_IMAGES).absolute(),
         builds=Store(state, project.name) if project else None,
         key=key or (project.ssh_key if project else None),
-        accelerator=preflight.accelerator(state, reporter=quiet),
+        accelerator=kvm.accelerator(state, reporter=quiet),
         reporter=quiet,
         is_warm=is_warm,
     )

@@ -19,7 +19,7 @@ from builder import store
 from builder.errors import ConfigError, VerifyError, did_you_mean
 from builder.frozen import Frozen
 from builder.model import Build, version_key
-from builder.tools import qemu_img
+from builder.tools import qcow2
 
 FOLDER = Path("/usr/share/ost-images")
 
@@ -88,7 +88,7 @@ def plan(images: Path, *, distribution: str | None, folder: Path, key: Path | No
                 f"the installed image '{image}' leads to a file that is gone",
                 try_next=f"dnf reinstall $(rpm -qf {link})",
             )
-        chain = [part.path.resolve() for part in qemu_img.chain(link.resolve(), is_beside=True)]
+        chain = [part.path.resolve() for part in qcow2.chain(link.resolve(), is_beside=True)]
         builds = [store.read_build(file.with_suffix(".json")) for file in chain]
         links |= {file.name: file for file in chain}
         for depth, build in enumerate(builds):

@@ -11,10 +11,10 @@ from builder import clones, preflight
 from builder.errors import ConfigError, ToolError, VerifyError
 from builder.frozen import Frozen
 from builder.harness.evidence import Bundle, Kept, read
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import qemu_img
+from builder.tools import qcow2, qemu_img
 from builder.tools.libvirt import Connection
 
 # Of a clone's name, which takes 40 characters, for the test; its role comes after.
@@ -108,7 +108,7 @@ class Revival:
         pins = [pin.path for pin in lease.pins]
         qemu_img.info(aside)  # refuses one that keeps its data in another file, before qemu-img opens that
         qemu_img.rebase(aside, pins[0])
-        qemu_img.verify_chain(aside, pins)
+        qcow2.verify_chain(aside, pins)
         aside.replace(folder / "disk.qcow2")
 
     def _revived(self, one: Kept, name: str, *, is_waited: bool) -> Revived:

@@ -11,7 +11,7 @@ from builder.clones.collection import Garbage, collect
 from builder.errors import VerifyError
 from builder.frozen import Frozen
 from builder.model import Build, version_key
-from builder.tools import qemu_img
+from builder.tools import qcow2
 from builder.tools.libvirt import Connection
 
 
@@ -138,7 +138,7 @@ def _current(images: Path) -> tuple[set[Path], list[str]]:
         try:
             if not link.exists():
                 raise VerifyError(f"{link} leads to a file that is gone")
-            current |= {part.path.resolve() for part in qemu_img.chain(link.resolve(), is_beside=True)}
+            current |= {part.path.resolve() for part in qcow2.chain(link.resolve(), is_beside=True)}
         except VerifyError as error:
             damaged.append(error.what)
     return current, damaged

@@ -54,8 +54,8 @@ def render_spec(
         link_stem=link.stem,
         description=rpm.escape(build.description),
         # Of embargoed work nothing shows on a host that other packages manage.
-        replaced=[] if build.private else [f"{prefix}-{old}" for old in build.replaces],
-        replaced_below=_day_after(build.version),
+        obsoletes=[] if build.private else [f"{prefix}-{old}" for old in build.obsoletes],
+        obsoletes_below=_day_after(build.version),
         packages=build.packages,
         extras=extras,
         software=build.software,

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from builder import cli, preflight
-from builder.preflight import Finding
+from builder import cli
+from builder.preflight import doctor, kvm
+from builder.preflight.doctor import Finding
 from builder.progress import Reporter
 from tests.fake.conftest import Fake
 
 
 def examine(state: Path) -> dict[str, Finding]:
-    return {finding.check: finding for finding in preflight.examine(state, reporter=Reporter("quiet"))}
+    return {finding.check: finding for finding in doctor.examine(state, reporter=Reporter("quiet"))}
 
 
 @pytest.fixture(autouse=True)
 def no_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_KVM", tmp_path / "no-kvm")
+    monkeypatch.setattr(kvm, "DEVICE", tmp_path / "no-kvm")
 
 
 @pytest.fixture
@@ -60,8 +61,8 @@ def test_a_libvirt_that_does_not_answer_fails_with_what_to_type(bare: Fake, tmp_
 
 
 def test_little_room_and_memory_are_said(bare: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_DISK_LEAST_BYTES", 1 << 60)
-    monkeypatch.setattr(preflight, "_MEMORY_GOOD_BYTES", 1 << 60)
+    monkeypatch.setattr(doctor, "_DISK_LEAST_BYTES", 1 << 60)
+    monkeypatch.setattr(doctor, "_MEMORY_GOOD_BYTES", 1 << 60)
     found = examine(tmp_path)
     assert (found["disk"].state, found["memory"].state) == ("fail", "warn")
     assert found["memory"].remedy == "have 1048576.0 TiB or more"

@@ -13,7 +13,7 @@ from builder.errors import ConfigError, VerifyError
 from builder.harness import declaration, evidence
 from builder.inputs import _made
 from builder.store import Store, read_build
-from builder.tools import domain, kickstart, qemu_img, saved_memory
+from builder.tools import domain, kickstart, qcow2, saved_memory
 from builder.tools.console import Console
 from builder.units import parse_duration, parse_size
 
@@ -151,7 +151,7 @@ def image_header(data: bytes, folder: Path) -> None:
     file = folder / "disk.qcow2"
     file.write_bytes(data)
     with _only(VerifyError):
-        assert qemu_img.alone(file) > 0
+        assert qcow2.alone(file) > 0
 
 
 def label(data: bytes, folder: Path) -> None:

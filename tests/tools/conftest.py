@@ -15,6 +15,7 @@ from builder.progress import Reporter
 from builder.publication import Signing
 from builder.store import Store
 from builder.tools import openpgp
+from builder.tools.libvirt import Connection, connect
 from builder.tools.openpgp import Signer
 from builder.tools.webserver import serving
 from tests.builds import add_chain
@@ -36,6 +37,12 @@ def chain(store: Store) -> dict[str, Build]:
 @pytest.fixture
 def reporter() -> Reporter:
     return Reporter("quiet")
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[Connection]:
+    with connect() as connection:
+        yield connection
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 
 from builder.errors import ToolError
 from builder.run import run
-from builder.tools import qemu_img, qmp
+from builder.tools import qcow2, qemu_img, qmp
 from builder.tools.appliance import Appliance, Pauses, pausing
 from builder.units import MIB
 
@@ -77,7 +77,7 @@ def test_between_two_operations_the_disk_becomes_an_overlay_of_itself(stage: Sta
     assert seen == [False, True]
     assert stage.read == "echo 1.sh\necho 2.sh\n"
     assert [script.read_text() for script in stage.scripts] == ["echo 1.sh\n", "echo 2.sh\n"]
-    assert [link.path for link in qemu_img.chain(files[1])] == [files[1], files[0], stage.disk]
+    assert [link.path for link in qcow2.chain(files[1])] == [files[1], files[0], stage.disk]
     assert files[0].stat().st_mode & 0o777 == 0o644
 
 

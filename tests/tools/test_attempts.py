@@ -28,23 +28,17 @@ from builder.harness.revival import Revival, name_of
 from builder.harness.schedule import Job
 from builder.harness.watch import HICCUP, Lost, Watch, patterns
 from builder.model import Build
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store
-from builder.tools import qemu_img, ssh
-from builder.tools.libvirt import Connection, connect
+from builder.tools import qcow2, qemu_img, ssh
+from builder.tools.libvirt import Connection
 from tests.builds import add_chain
 
 TCG = Accelerator(kind="tcg", reason="said by the test")
 IMAGE = "sandbox-upgrade"
 WANTED = Wanted(image=IMAGE, memory_mib=64, cpus=1)
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -301,7 +295,7 @@ def test_a_bundle_is_opened_again(bundle: Path, revival: Revival, store: Store, 
     assert clones.is_running(lease, connection)
     clones.stop(one.name, state=store.state, connection=connection, timeout_s=10, is_forced=True)
     disk = clones.directory(store.state, one.name) / "disk.qcow2"
-    qemu_img.verify_chain(disk, [pin.path for pin in lease.pins])
+    qcow2.verify_chain(disk, [pin.path for pin in lease.pins])
     said = query(["qemu-io", "-r", "-c", "read -P 77 1M 64k", disk], why="read what the test wrote")
     assert "read 65536/65536 bytes" in said
     assert "Pattern verification failed" not in said

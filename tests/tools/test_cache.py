@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from builder.cache import Cache
 from builder.errors import VerifyError
 from builder.tools import qemu_img
+from tests.commands import Ended, started
 from tests.keys import Signer, signing
 from tests.mirror import File, Mirror, mirror
 
@@ -41,17 +39,6 @@ def sha256(data: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Ended:
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
-
-
-@dataclass(frozen=True)
 class Project:
     """golden with a project of one distribution and its base, against one mirror."""
 
@@ -70,15 +57,8 @@ class Project:
         )
 
     def started(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "builder", *words],
-            env=os.environ
-            | {"GOLDEN_FILE": str(self.folder / "golden.toml"), "GOLDEN_STATE": str(self.folder / "state")},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        own = {"GOLDEN_FILE": str(self.folder / "golden.toml"), "GOLDEN_STATE": str(self.folder / "state")}
+        return started(*words, environment=os.environ | own)
 
     def __call__(self, *words: str, expect: int = 0) -> Ended:
         with self.started(*words) as process:

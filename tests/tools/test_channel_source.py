@@ -21,11 +21,11 @@ from builder.channels.compose import current
 from builder.model import Build, Image
 from builder.package import package
 from builder.pipeline import Pipeline
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store, sha256, write_atomically
-from builder.tools import createrepo, qemu_img
+from builder.tools import createrepo, qcow2, qemu_img
 from builder.tools.webserver import serving
 from builder.workshop import Host
 from tests.builds import add_build, add_chain, make_build
@@ -130,7 +130,7 @@ def test_the_chain_comes_whole_and_is_imported_as_one_disk(
     wanted = {f"{stem}{suffix}" for stem in stems for suffix in (".qcow2", ".packages", ".json")} | {".facts.json"}
     assert {path.name for path in file.parent.iterdir()} == wanted
     assert not is_private(channel)
-    assert [link.path.name for link in qemu_img.chain(file)] == [f"{stem}.qcow2" for stem in reversed(stems)]
+    assert [link.path.name for link in qcow2.chain(file)] == [f"{stem}.qcow2" for stem in reversed(stems)]
     for build in published.values():
         assert sha256(file.with_name(f"{build.stem}.qcow2")) == build.id.sha256
     (entry,) = json.loads(channel.golden("cache", "list", "--json").stdout)

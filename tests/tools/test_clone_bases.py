@@ -19,7 +19,7 @@ from builder.clones import Lease, Order, collection, pins
 from builder.errors import ConfigError, VerifyError
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import qemu_img
+from builder.tools import qcow2
 from builder.tools.libvirt import Connection, connect
 from builder.tools.openpgp import Signer
 from builder.tools.webserver import serving
@@ -100,7 +100,7 @@ def test_twenty_clones_outlive_an_upgrade_and_autoremove(host: Host) -> None:
     # … and every clone, started or not, has all of its files, byte by byte.
     for lease in made:
         clones.check(lease.pins, what=lease.name, is_full=True)
-        qemu_img.verify_chain(clones.directory(host.state, lease.name) / "disk.qcow2", [p.path for p in lease.pins])
+        qcow2.verify_chain(clones.directory(host.state, lease.name) / "disk.qcow2", [p.path for p in lease.pins])
     assert clones.is_running(made[0], host.connection)
     clones.stop(made[0].name, state=host.state, connection=host.connection, timeout_s=1, is_forced=True)
     for lease in (made[0], made[-1]):

@@ -25,7 +25,7 @@ from builder.clones.memory import declared
 from builder.errors import ToolError
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import qemu_img, ssh
+from builder.tools import qcow2, qemu_img, ssh
 from builder.tools.domain import domain_xml
 from builder.tools.libvirt import Connection, connect
 from tests.builds import add_chain
@@ -256,7 +256,7 @@ def test_a_clone_whose_guest_does_not_become_its_own_boots_with_a_word(
     assert lease.warm is None
     assert clones.is_running(lease, golden.connection)
     disk = clones.directory(golden.state, golden.prefix) / "disk.qcow2"
-    qemu_img.verify_chain(disk, [pin.path for pin in lease.pins])
+    qcow2.verify_chain(disk, [pin.path for pin in lease.pins])
     assert [pin.original for pin in lease.pins] == [Path(file) for file in made["files"]]
 
 

@@ -21,16 +21,10 @@ from builder.package import package
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store
-from builder.tools import qemu_img, ssh
+from builder.tools import qcow2, qemu_img, ssh
 from builder.tools.domain import read_label
 from builder.tools.libvirt import Connection, connect
 from tests.builds import add_chain
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -115,7 +109,7 @@ def test_a_clone_runs_on_an_overlay_of_the_images_own_file(
     files = [store.qcow2(chain[image]) for image in ("sandbox-bootstrapped", "sandbox-upgrade", "sandbox-base")]
     assert list(lease.files) == files
     disk = clones.directory(store.state, name) / "disk.qcow2"
-    qemu_img.verify_chain(disk, [pin.path for pin in lease.pins])
+    qcow2.verify_chain(disk, [pin.path for pin in lease.pins])
     assert all(pin.is_held and pin.path.samefile(file) for pin, file in zip(lease.pins, files, strict=True))
     assert qemu_img.info(disk).actual_bytes < 1024**2
     domain = made.connection.find(f"golden-{name}")

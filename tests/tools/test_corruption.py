@@ -18,7 +18,7 @@ from builder.cli.session import Session
 from builder.errors import VerifyError
 from builder.model import Build
 from builder.package import package
-from builder.preflight import Finding
+from builder.preflight.doctor import Finding
 from builder.progress import Reporter
 from builder.store import Store, facts_text, sha256
 from builder.tools.package_cache import caching

@@ -27,7 +27,7 @@ from builder.cli.session import Session
 from builder.errors import ConfigError, GoldenError, HostError, ToolError, VerifyError
 from builder.model import Build
 from builder.pipeline import Pipeline
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.store import Store, sha256
 from builder.tools import qemu_img, rpm

@@ -17,20 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipeline, preflight
+from builder import pipeline
 from builder.errors import HostError, Interrupted, ToolError
+from builder.preflight import doctor, kvm
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools import qemu_img
+from builder.tools import qcow2, qemu_img
 from builder.tools.domain import Disk, Label, Machine, domain_xml, read_label
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken, connect, default_uri
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -294,10 +289,10 @@ def test_pools_that_an_earlier_run_left_go_and_those_of_others_stay(
 def test_the_doctor_names_a_pool_that_a_killed_golden_left(
     connection: Connection, left_pools: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "_KVM", left_pools.root / "no-kvm")
+    monkeypatch.setattr(kvm, "DEVICE", left_pools.root / "no-kvm")
 
     def named() -> dict[str, str]:
-        found = preflight.examine(left_pools.state, reporter=Reporter("quiet"))
+        found = doctor.examine(left_pools.state, reporter=Reporter("quiet"))
         return {finding.found.split(":")[0]: finding.remedy for finding in found if finding.check == "storage pool"}
 
     names = {pool.name for pool in connection.pools_below(left_pools.work)}
@@ -358,7 +353,7 @@ def test_a_running_machine_goes_on_in_a_new_overlay(connection: Connection, mach
         for number in (1, 2):
             domain.switch_to(open_path / f"top.{number}.qcow2")
         assert not domain.is_off()
-        found = [link.path for link in qemu_img.chain(open_path / "top.2.qcow2")]
+        found = [link.path for link in qcow2.chain(open_path / "top.2.qcow2")]
         assert found == [open_path / "top.2.qcow2", open_path / "top.1.qcow2", top, *parents]
         with pytest.raises(ToolError, match=f"could not set a checkpoint of '{machine.name}'"):
             domain.switch_to(open_path / "no such folder" / "top.3.qcow2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,38 +11,12 @@ import pytest
 
 from builder.errors import ToolError
 from builder.tools import mapped_memory, qemu_img, saved_memory
-from builder.tools.domain import Disk, Label, Machine, MappedMemory, domain_xml
-from builder.tools.free_port import free_port
-from builder.tools.libvirt import Connection, Domain, connect
+from builder.tools.domain import Machine, MappedMemory, domain_xml
+from builder.tools.libvirt import Connection, Domain
+from tests.machines import make_machine
 
 MEMORY_MIB = 32
 LOW_BYTES = 64 * 1024
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
-
-
-def make_machine(folder: Path, base: Path, mapped: MappedMemory) -> Machine:
-    folder.mkdir(mode=0o711)
-    qemu_img.create_overlay(folder / "disk.qcow2", base)
-    own = str(uuid.uuid4())
-    return Machine(
-        name=f"golden-test-{own[:8]}",
-        uuid=own,
-        label=Label(purpose="clone", owner_pid=os.getpid(), work=folder),
-        accelerator="tcg",
-        memory_mib=MEMORY_MIB,
-        cpus=1,
-        disks=(Disk(chain=(folder / "disk.qcow2", base)),),
-        ssh_port=free_port(),
-        console_log=folder / "console.log",
-        credentials={"tmpfiles.extra": folder.name},
-        renewal=folder / "renew.sock",
-        mapped=mapped,
-    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +34,7 @@ class Saved:
 
     def machine(self, name: str) -> Machine:
         mapped = MappedMemory(file=self.memory, is_shared=False)
-        return make_machine(self.folder / name, self.folder / "base.qcow2", mapped)
+        return make_machine(self.folder / name, self.folder / "base.qcow2", memory_mib=MEMORY_MIB, mapped=mapped)
 
     def resumed_xml(self, machine: Machine) -> str:
         return saved_memory.resumed_xml(self.definition, machine)
@@ -72,7 +45,8 @@ def saved(connection: Connection, open_path: Path) -> Saved:
     qemu_img.create(open_path / "base.qcow2", 1024**2)
     memory = open_path / "memory"
     mapped_memory.make_file(memory, MEMORY_MIB, user=connection.qemu_user())
-    first = make_machine(open_path / "first", open_path / "base.qcow2", MappedMemory(file=memory, is_shared=True))
+    mapped = MappedMemory(file=memory, is_shared=True)
+    first = make_machine(open_path / "first", open_path / "base.qcow2", memory_mib=MEMORY_MIB, mapped=mapped)
     with connection.running(domain_xml(first)) as domain:
         mapped_memory.prepare(domain)
         definition = domain.xml(is_to_go_on=True)

@@ -75,11 +75,11 @@ def test_an_upgrade_moves_the_chain_in_lockstep_and_newer_sorts_higher(
 
 
 def test_a_layer_that_no_longer_exists_is_obsoleted(slave: Client, store: Store, publisher: Publisher) -> None:
-    """What golden.toml says replaces it comes in its place, and images that nobody needs any more go as usual."""
+    """An image that obsoletes it comes in its place, and images that nobody needs any more go as usual."""
     new = add_chain(store, *CHAIN[:2], version=NEW)["sandbox-upgrade"]
     facts = store.facts(new)
     facts.unlink()
-    new = new.model_copy(update={"replaces": ("sandbox-bootstrapped", "sandbox-older")})
+    new = new.model_copy(update={"obsoletes": ("sandbox-bootstrapped", "sandbox-older")})
     write_atomically(facts, new.model_dump_json(), mode=0o444)
     publisher.publish(new)
     slave.dnf("upgrade")

@@ -24,12 +24,12 @@ from builder.media import Repository
 from builder.model import Build, Image, Project
 from builder.pipeline import Pipeline
 from builder.plan import Planned
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.steps import Install, Run, Shell, Step
 from builder.store import Store
-from builder.tools import qemu_img
+from builder.tools import qcow2
 from builder.tools.libvirt import connect
 from builder.workshop import Host
 from tests.builds import add_build, make_project
@@ -204,7 +204,7 @@ def test_an_offline_step_that_failed_costs_that_step(stage: Stage) -> None:
     assert stage.bytes(made, 1, 2, 3) == [11, 12, 13]
     assert made.parent == stage.base.id
     assert made.reason.endswith(", after step 2: run")
-    qemu_img.verify_chain(stage.store.qcow2(made), [stage.store.qcow2(stage.base)])
+    qcow2.verify_chain(stage.store.qcow2(made), [stage.store.qcow2(stage.base)])
     assert left(stage.store) == []
     assert not list(stage.store.work.iterdir())
     assert stage.plan(say(11), say(12), say(13)).action == "reuse"
@@ -243,7 +243,7 @@ def test_an_online_step_that_failed_costs_that_step(stage: Stage) -> None:
     made = stage.build(say(11), first, second, Shell(commands=("echo 43",)), resume=True)
     assert (stage.folder / "calls").read_text().split() == ["43", "sync", "seal", "---"]
     assert stage.bytes(made, 1) == [11]
-    qemu_img.verify_chain(stage.store.qcow2(made), [stage.store.qcow2(stage.base)])
+    qcow2.verify_chain(stage.store.qcow2(made), [stage.store.qcow2(stage.base)])
     assert not list(stage.store.work.iterdir())
 
 
@@ -271,7 +271,7 @@ def test_a_shell_in_the_state_before_a_step(stage: Stage) -> None:
             ) as target:
                 (work,) = (stage.store.root / "shell").iterdir()
                 (name,) = [it.name for it in connection.domains() if it.name.startswith("golden-shell-sandbox-app-")]
-                below = [link.path for link in qemu_img.chain(work / "disk.qcow2")][1:]
+                below = [link.path for link in qcow2.chain(work / "disk.qcow2")][1:]
                 assert below == [*(trail.work / file for file in files), stage.store.qcow2(stage.base)]
                 assert target.key == project.ssh_key
             assert connection.find(name) is None

@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from builder.errors import VerifyError
 from builder.tools import qemu_img, saved_memory
-from builder.tools.domain import Disk, Label, Machine, domain_xml, read_label
-from builder.tools.free_port import free_port
-from builder.tools.libvirt import Connection, PortTaken, connect
+from builder.tools.domain import Disk, domain_xml, read_label
+from builder.tools.libvirt import Connection, PortTaken
+from tests.machines import make_machine
 
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
-
-
-def make_machine(folder: Path, base: Path) -> Machine:
-    folder.mkdir(mode=0o711)
-    qemu_img.create_overlay(folder / "disk.qcow2", base)
-    own = str(uuid.uuid4())
-    return Machine(
-        name=f"golden-test-{own[:8]}",
-        uuid=own,
-        label=Label(purpose="clone", owner_pid=os.getpid(), work=folder),
-        accelerator="tcg",
-        memory_mib=64,
-        cpus=1,
-        disks=(Disk(chain=(folder / "disk.qcow2", base)),),
-        ssh_port=free_port(),
-        console_log=folder / "console.log",
-        credentials={"tmpfiles.extra": folder.name},
-        renewal=folder / "renew.sock",
-    )
+MEMORY_MIB = 64
 
 
 @pytest.fixture
 def saved(connection: Connection, open_path: Path) -> tuple[Path, Path]:
     """The file with room, and the disk that the saved machine had."""
     qemu_img.create(open_path / "base.qcow2", 1024**2)
-    first = make_machine(open_path / "first", open_path / "base.qcow2")
+    first = make_machine(open_path / "first", open_path / "base.qcow2", memory_mib=MEMORY_MIB)
     with connection.running(domain_xml(first)) as domain:
         domain.save(open_path / "saved")
         assert domain.is_off()
@@ -58,7 +32,7 @@ def test_two_machines_go_on_from_one_memory(connection: Connection, saved: tuple
     memory, disk = saved
     disk.chmod(0o444)
     size = memory.stat().st_size
-    machines = [make_machine(open_path / name, disk) for name in ("one", "two")]
+    machines = [make_machine(open_path / name, disk, memory_mib=MEMORY_MIB) for name in ("one", "two")]
     machines = [
         machine.model_copy(update={"disks": (Disk(chain=(*machine.disks[0].chain, open_path / "base.qcow2")),)})
         for machine in machines
@@ -85,7 +59,7 @@ def test_two_machines_go_on_from_one_memory(connection: Connection, saved: tuple
 
 def test_a_taken_port_is_told_apart_here_too(connection: Connection, saved: tuple[Path, Path], open_path: Path) -> None:
     memory, disk = saved
-    machine = make_machine(open_path / "one", disk)
+    machine = make_machine(open_path / "one", disk, memory_mib=MEMORY_MIB)
     saved_memory.write(memory, saved_memory.resumed_xml(saved_memory.read(memory).xml, machine))
     with socket.create_server(("127.0.0.1", machine.ssh_port)), pytest.raises(PortTaken, match="from its memory"):
         connection.restore(memory)

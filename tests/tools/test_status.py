@@ -15,7 +15,7 @@ import pytest
 from builder import clones
 from builder.progress import Reporter
 from builder.store import Store
-from builder.tools.libvirt import Connection, connect
+from builder.tools.libvirt import Connection
 from builder.tools.openpgp import Signer
 from tests.builds import add_chain
 from tests.clients import Client
@@ -24,12 +24,6 @@ from tests.tools.conftest import Publisher
 LEAF = "golden-sandbox-bootstrapped"
 CHAIN = ("sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped")
 OLD, NEW = "20261121.1", "20261122.1"
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Connection]:
-    with connect() as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from builder.decision import Decision
 from builder.errors import ConfigError, GoldenError, HostError, ToolError, VerifyError
 from builder.locks import lock
 from builder.model import Build, Project
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.publication import Signing
 from builder.store import Store, sha256, write_atomically

@@ -21,7 +21,7 @@ from builder.layer import Bench
 from builder.media import Source
 from builder.model import Project
 from builder.pipeline import Pipeline
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store

@@ -75,14 +75,14 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert [image.layer for image in project.chain("sandbox-bootstrapped")] == ["bootstrapped", "upgrade", "base"]
 
 
-def test_only_images_that_are_gone_are_replaced(tmp_path: Path) -> None:
+def test_only_images_that_are_gone_are_obsolete(tmp_path: Path) -> None:
     text = '[distribution.rocky9]\nsource = {{ dvd = "r.iso" }}\n[image.rocky9-base]\ndistribution = "rocky9"\n{}'
-    known = text.format('replaces = ["rocky9-base", "../up"]\n')
+    known = text.format('obsoletes = ["rocky9-base", "../up"]\n')
     assert [line for line in problems(tmp_path, known) if "'rocky9-base' is an image; only one that is gone" in line]
     assert [line for line in problems(tmp_path, known) if "'../up'" in line]
     file = tmp_path / "golden.toml"
-    file.write_text(text.format('replaces = ["rocky9-old"]\n'))
-    assert load(file).images["rocky9-base"].replaces == ("rocky9-old",)
+    file.write_text(text.format('obsoletes = ["rocky9-old"]\n'))
+    assert load(file).images["rocky9-base"].obsoletes == ("rocky9-old",)
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from builder import preflight
 from builder.errors import HostError
-from builder.preflight import Accelerator, closed_directory
+from builder.preflight import closed_directory, doctor, kvm
+from builder.preflight.kvm import Accelerator
 
 
 def test_all_missing_programs_are_named_at_once() -> None:
@@ -38,7 +39,7 @@ def test_without_kvm_limits_are_longer_and_the_user_is_told_why() -> None:
 
 
 def test_kvm_is_for_guests_of_the_hosts_own_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(kvm.platform, "machine", lambda: "x86_64")
     fast = Accelerator(kind="kvm", reason="a kernel booted in 0.8 s")
     assert (fast.kind_for("x86_64"), fast.kind_for("aarch64")) == ("kvm", "tcg")
     assert Accelerator(kind="tcg", reason="").kind_for("x86_64") == "tcg"
@@ -80,4 +81,4 @@ def test_who_may_open_kvm_follows_from_its_mode(tmp_path: Path, mode: int, may: 
     path.touch()
     path.chmod(mode)
     own = path.stat()
-    assert preflight._may_open(path, user=own.st_uid + 12345, group=own.st_gid) is may
+    assert doctor._may_open(path, user=own.st_uid + 12345, group=own.st_gid) is may

@@ -25,7 +25,7 @@ from builder.model import Build, Project
 from builder.package.spec import render_spec
 from builder.pipeline import Pipeline
 from builder.plan import Known, Planned, plan
-from builder.preflight import Accelerator
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.steps import Sparrowdo
 from builder.store import Store, sha256

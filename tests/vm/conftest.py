@@ -6,23 +6,21 @@ The DVD is kept between runs (GOLDEN_TEST_SANDBOX, by default below /var/tmp); a
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from builder.layer import domain_prefix
 from builder.store import Store
 from builder.tools import libvirt
+from tests.commands import Ended, started
 
 # Where two workers share the tests, these are at the end of the queue, in this order, each for whichever worker is
 # free, with the chain or a copy of it: so both end at nearly the same time. The rest of the chain's tests lasts about
@@ -48,17 +46,6 @@ def _group(item: pytest.Item) -> str:
     if _MACHINE_TESTS not in item.path.parents or "golden" not in getattr(item, "fixturenames", ()):
         return ""
     return item.path.name if item.path.name in LAST else "chain"
-
-
-@dataclass(frozen=True)
-class Ended:
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
 
 
 @dataclass(frozen=True)
@@ -89,14 +76,7 @@ class Golden:
         return Ended(process.returncode, stdout, stderr)
 
     def started(self, *words: str | Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "builder", *map(str, words)],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return started(*words, environment=self.environment)
 
     def with_images(self, folder: Path, definitions: str) -> Golden:
         """The same project and store with more in its golden.toml."""
@@ -190,6 +170,14 @@ def open_folder(shared_path: Path, request: pytest.FixtureRequest) -> Iterator[P
     path = shared_path / f"test-{abs(hash(request.node.nodeid))}"
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def clones_cleared(golden: Golden) -> Iterator[None]:
+    """No clone is left, whatever the test did."""
+    yield
+    for clone in golden("clone", "list", "--json").json:
+        golden("clone", "destroy", clone["name"])
 
 
 def what_is_left(golden: Golden) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import Ended, Golden, what_is_left
+from tests.commands import Ended
+from tests.vm.conftest import Golden, what_is_left
 
 KICKSTART = """\
 text

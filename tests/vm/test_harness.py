@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from junitparser import JUnitXml
 
-from tests.vm.conftest import Ended, Golden
+from tests.commands import Ended
+from tests.vm.conftest import Golden
 
 TOP = Path(__file__).parents[2]
 IMAGE = "sandbox-bootstrapped"

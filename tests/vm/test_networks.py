@@ -56,14 +56,7 @@ def network(tmp_path: Path) -> Iterator[dict[str, str]]:
         virsh("net-destroy", names["name"])
 
 
-@pytest.fixture
-def cleared(golden: Golden) -> Iterator[None]:
-    yield
-    for clone in golden("clone", "list", "--json").json:
-        golden("clone", "destroy", clone["name"])
-
-
-@pytest.mark.usefixtures("cleared")
+@pytest.mark.usefixtures("clones_cleared")
 def test_clones_on_a_network_and_on_a_bridge_are_reached_where_their_dhcp_server_put_them(
     golden: Golden, network: dict[str, str]
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,7 @@ def flat(golden: Golden) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def cleared(golden: Golden) -> Iterator[None]:
-    """No clone is left, whatever the test did."""
-    yield
-    for clone in golden("clone", "list", "--json").json:
-        golden("clone", "destroy", clone["name"])
-
-
-@pytest.mark.usefixtures("cleared")
+@pytest.mark.usefixtures("clones_cleared")
 def test_a_leaf_with_packages_of_ones_own(golden: Golden, open_folder: Path) -> None:
     """One that is new, and one that the parent has in another version."""
     new = make_rpm(open_folder / "new", "trial", version="4.2", content="mine")
@@ -71,7 +62,7 @@ def test_a_leaf_with_packages_of_ones_own(golden: Golden, open_folder: Path) -> 
     assert "private builds are not packaged or published unless you say so" in refused.stderr
 
 
-@pytest.mark.usefixtures("cleared")
+@pytest.mark.usefixtures("clones_cleared")
 def test_two_clones_of_a_flat_image_are_no_twins(golden: Golden, flat: dict[str, Any]) -> None:
     """Both run at once, on one file without a parent; beside them the sibling of what was flattened, on its chain."""
     both = ("twin1", "twin2")
@@ -104,7 +95,7 @@ def test_two_clones_of_a_flat_image_are_no_twins(golden: Golden, flat: dict[str,
     assert golden("clone", "ssh", both[0], "--", "raku", "-e", "say 6 * 7").stdout == "42\n"
 
 
-@pytest.mark.usefixtures("cleared")
+@pytest.mark.usefixtures("clones_cleared")
 def test_an_export_boots(golden: Golden, flat: dict[str, Any], open_folder: Path) -> None:
     """By QEMU alone, without golden, libvirt or the chain."""
     open_folder.mkdir()

@@ -30,7 +30,8 @@ from typing import Any
 
 import pytest
 
-from tests.vm.conftest import Ended, Golden
+from tests.commands import Ended
+from tests.vm.conftest import Golden
 
 DEFINITION = """
 [image.sandbox-real]

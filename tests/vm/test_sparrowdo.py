@@ -22,7 +22,8 @@ from builder.steps import Sparrowdo
 from builder.tools import ssh
 from builder.tools.sparrowdo import bootstrap
 from tests import sparrowdo_stand_in as stand_in
-from tests.vm.conftest import Ended, Golden, what_is_left
+from tests.commands import Ended
+from tests.vm.conftest import Golden, what_is_left
 
 DEFINITIONS = """
 [image.sandbox-sparrow]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import preflight
 from builder.errors import HostError
-from builder.preflight import Accelerator
+from builder.preflight import kvm
+from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from tests.fake.conftest import Fake, Family
 
@@ -24,8 +24,8 @@ class Host:
         self.device.touch()
         self.boot.mkdir()
         (self.boot / "vmlinuz-6.1").touch()
-        monkeypatch.setattr(preflight, "_KVM", self.device)
-        monkeypatch.setattr(preflight, "_BOOT", self.boot)
+        monkeypatch.setattr(kvm, "DEVICE", self.device)
+        monkeypatch.setattr(kvm, "_BOOT", self.boot)
 
     def has_qemu(self, body: str, *, version: str = "7.2") -> None:
         """body: what it does when it boots; $console is where its serial console goes."""
@@ -38,7 +38,7 @@ class Host:
         )
 
     def accelerator(self, *, is_renewed: bool = False) -> Accelerator:
-        return preflight.accelerator(self.state, reporter=Reporter("quiet"), is_renewed=is_renewed)
+        return kvm.accelerator(self.state, reporter=Reporter("quiet"), is_renewed=is_renewed)
 
     @property
     def boots(self) -> list[str]:
@@ -61,7 +61,7 @@ def test_a_kernel_that_gets_as_far_as_its_panic_proves_kvm(host: Host) -> None:
 def test_a_kernel_that_hangs_proves_nothing_and_qemu_is_ended(
     host: Host, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "_PROOF_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(kvm, "_PROOF_TIMEOUT_S", 0.5)
     host.has_qemu(f"{family.join}; echo 'Probing EDD (edd=off to disable)...' > $console; sleep 60")
     found = host.accelerator()
     assert found.kind == "tcg"
