@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from builder import run
-from builder.tools import guestfish, guestfs, qemu_img
-from builder.units import MIB
 from tests.mirror import mirror
 from tests.vm.conftest import Golden
 from tests.vm.test_chain import facts
@@ -105,37 +102,3 @@ ls /etc/cloud/cloud-init.disabled
 awk -F: '$2 != "*" { print $1 ":" $2 }' /etc/shadow
 runuser -u golden -- sudo -n sh -c 'echo golden is $(id -un)'
 """
-
-
-def test_a_gpt_disk_grows_with_its_last_partition(tmp_path: Path) -> None:
-    """The import above has an MBR and xfs; this is the other table, with ext4."""
-    disk = tmp_path / "disk.qcow2"
-    qemu_img.create(disk, 512 * MIB)
-    in_guestfish(
-        disk,
-        [
-            ["part-init", "/dev/sda", "gpt"],
-            ["part-add", "/dev/sda", "p", "2048", "4095"],
-            ["part-add", "/dev/sda", "p", "4096", "-2049"],
-            ["mkfs", "ext4", "/dev/sda2"],
-            ["mount", "/dev/sda2", "/"],
-            ["write", "/x", "kept"],
-        ],
-    )
-    qemu_img.resize(disk, 1024 * MIB)
-    layout = guestfish.inspect(disk, is_kvm=False, time_factor=5)
-    assert (layout.table, layout.file_systems["/dev/sda2"]) == ("gpt", "ext4")
-    guestfish.grow(disk, layout, 1024 * MIB, is_kvm=False, time_factor=5)
-    look = [["mount-ro", "/dev/sda2", "/"], ["cat", "/x"], ["echo", ""], ["blockdev-getsize64", "/dev/sda2"]]
-    content, size = in_guestfish(disk, look, read_only=True).split()
-    assert content == "kept"
-    assert int(size) > 1000 * MIB
-
-
-def in_guestfish(disk: Path, commands: list[list[str]], *, read_only: bool = False) -> str:
-    return run.query(
-        guestfish.argv(disk, commands, read_only=read_only),
-        why="run guestfish for a test",
-        timeout_s=300,
-        env=guestfs.environment(is_kvm=False),
-    )
