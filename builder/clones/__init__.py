@@ -36,6 +36,7 @@ from builder.clones.removal import destroy
 from builder.clones.sources import INSTALLED_IMAGES, Source, image_names, locate, verify
 from builder.errors import ConfigError
 from builder.progress import Reporter
+from builder.tools import ssh
 from builder.tools.libvirt import Connection
 
 __all__ = [
@@ -120,9 +121,41 @@ def create_all(
     if boot_timeout_s is not None and any(order.key is None and not order.has_own_key for order in orders):
         raise ConfigError("waiting for SSH needs a key", try_next="--key FILE, or --no-wait")
     made = make(orders, state=state, connection=connection, reporter=reporter, is_full=is_full)
+    try:
+        return _started(
+            made,
+            state=state,
+            connection=connection,
+            reporter=reporter,
+            boot_timeout_s=boot_timeout_s,
+            capacity=capacity,
+            is_cold=is_cold,
+        )
+    except BaseException:
+        _remove_all([lease.name for lease in made], state=state, connection=connection)
+        raise
+
+
+def _started(
+    made: Sequence[Lease],
+    *,
+    state: Path,
+    connection: Connection,
+    reporter: Reporter,
+    boot_timeout_s: float | None,
+    capacity: Capacity | None,
+    is_cold: bool,
+) -> tuple[list[Lease], list[float | None]]:
     begun: list[tuple[Lease, float]] = []
     seconds: list[float | None] = []
-    try:
+    logins: dict[str, ssh.Login] = {}
+    with contextlib.ExitStack() as stack:
+
+        def greet(lease: Lease) -> None:
+            if boot_timeout_s is not None:
+                logins[lease.name] = stack.enter_context(ssh.shared_login(target(lease, connection=connection)))
+                logins[lease.name].begin_early()
+
         for lease in made:
             begin = time.monotonic()
             on = start(
@@ -132,6 +165,7 @@ def create_all(
                 reporter=reporter,
                 capacity=capacity,
                 is_cold=is_cold,
+                greet=greet,
             )
             begun.append((on, begin))
         for lease, begin in begun:
@@ -147,11 +181,9 @@ def create_all(
                     note=step.note,
                     # What was just made went on from memory, or was booted.
                     is_up=lease.warm is not None,
+                    login=logins.get(lease.name),
                 )
             seconds.append(time.monotonic() - begin)
-    except BaseException:
-        _remove_all([lease.name for lease in made], state=state, connection=connection)
-        raise
     return [lease for lease, _ in begun], seconds
 
 

@@ -68,10 +68,11 @@ def wait(
     timeout_s: float,
     note: Callable[[str], None],
     is_up: bool = False,
+    login: ssh.Login | None = None,
 ) -> float:
     """Seconds until SSH answered. The log goes with the clone, so an error quotes the console's end.
 
-    is_up: as in `ssh.wait_until_answers`: it has just gone on from memory, or waited in a pool.
+    is_up, login: as in `ssh.wait_until_answers`: it has just gone on from memory, or waited in a pool.
     """
     if lease.key is None:
         raise ConfigError("waiting for SSH needs a key", try_next="--key FILE, or --no-wait")
@@ -93,6 +94,7 @@ def wait(
             is_alive=is_alive,
             note=note,
             is_up=is_up,
+            login=login,
         )
     except ToolError as error:
         console.poll()

@@ -25,6 +25,7 @@ from typing import Any
 
 PORT = Path("/dev/ttyS1")
 READY = b"golden: waiting\n"
+REACHABLE = b"golden: reachable\n"
 DONE = b"golden: renewed\n"
 FAILED = b"golden: failed: "
 
@@ -79,13 +80,12 @@ def have_changes_told() -> None:
 
 
 def change_cards(cards: Any, macs: Any) -> Any:
-    """macs: old address -> new. Returns the cards that had an IPv4 address, and may lose it for a moment."""
+    """macs: old address -> new. Returns the cards that there are of these: they may be without an IPv4 address now."""
     changed = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
         for old, new in macs.items():
             if old in cards:
-                if has_address(cards[old]):
-                    changed.append(cards[old])
+                changed.append(cards[old])
                 request = bytearray(fcntl.ioctl(handle, SIOCGIFHWADDR, struct.pack("16s16x", cards[old].encode())))
                 request[18:24] = bytes.fromhex(new.replace(":", ""))
                 fcntl.ioctl(handle, SIOCSIFHWADDR, bytes(request))
@@ -111,8 +111,9 @@ def wait_for_addresses(cards: Any) -> None:
 def keep_addresses(cards: Any) -> Any:
     """Have networkd keep what DHCP gave a card whose address changes, until it is given the same again.
 
-    Else the card is without an address for a moment, and who connects then waits for seconds. Returns the files that
-    say so, which are in memory alone. Source: systemd.network(5), KeepConfiguration; networkctl(1), reload.
+    cards: those that have got one. Else the card is without an address for a moment, and who connects then waits for
+    seconds. Returns the files that say so, which are in memory alone.
+    Source: systemd.network(5), KeepConfiguration; networkctl(1), reload.
     """
     files = []
     for link in LINKS.glob("*"):
@@ -123,11 +124,10 @@ def keep_addresses(cards: Any) -> Any:
                 files.append(folder / "zz-golden-agent.conf")
                 files[-1].write_text("[Network]\nKeepConfiguration=dhcp\n")
     if files:
-        with_address = [card for card in cards if has_address(card)]
         call("networkctl", "reload")
         # It takes the address away, and asks for it again.
         time.sleep(BREATH_S)
-        wait_for_addresses(with_address)
+        wait_for_addresses(cards)
     return files
 
 
@@ -248,14 +248,15 @@ class Here:
         self.host_keys = open_host_keys()
         self.certificates = list(SSH.glob("ssh_host_*-cert.pub"))
         self.cards = find_cards()
+        self.with_address = [card for card in self.cards.values() if has_address(card)]
         have_changes_told()
-        self.kept = keep_addresses(self.cards.values())
+        self.kept = keep_addresses(self.with_address)
 
 
-def renew(order: Any, here: Here) -> bool:
-    """Host keys come early: an sshd that has to begin anew does that on one processor, and the rest is done on another.
+def renew(order: Any, here: Here, say: Any) -> bool:
+    """First what a login has to do with: the host begins one as soon as that is said, and the rest is done beside.
 
-    Returns whether an RSA key is left to make.
+    say: sends a word to the host. Returns whether an RSA key is left to make.
     """
     time.clock_settime(time.CLOCK_REALTIME, order["now"])
     stir(here.random, base64.b64decode(order["entropy"]))
@@ -266,6 +267,11 @@ def renew(order: Any, here: Here) -> bool:
         path.unlink()
     hang_up(here.sshd)
     changed = change_cards(here.cards, order["macs"])
+    if not here.kept:
+        wait_for_addresses([card for card in changed if card in here.with_address])
+    if here.listeners:
+        wait_for_listener(here.listeners)
+    say(REACHABLE)
     for seed in here.seeds:
         os.pwrite(seed, os.urandom(512), 0)
     for handle in here.ids:
@@ -273,10 +279,6 @@ def renew(order: Any, here: Here) -> bool:
     socket.sethostname(order["hostname"])
     for handle in here.hostname:
         rewrite(handle, order["hostname"].encode() + b"\n")
-    if not here.kept:
-        wait_for_addresses(changed)
-    if here.listeners:
-        wait_for_listener(here.listeners)
     return has_rsa
 
 
@@ -309,7 +311,7 @@ def main() -> int:
                 break
             port.write(READY)
         try:
-            has_rsa = renew(json.loads(line.decode()), here)
+            has_rsa = renew(json.loads(line.decode()), here, port.write)
         except Exception as error:
             port.write(FAILED + repr(error).encode() + b"\n")
             return 1

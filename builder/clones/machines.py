@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from builder.clones import pins, ready, saved
 from builder.clones.layout import lay_overlay, machine
@@ -19,6 +20,8 @@ from builder.progress import Reporter
 from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
+
+T = TypeVar("T")
 
 _PORT_TRIES = 5
 _RENEWAL = "renew.sock"
@@ -33,12 +36,13 @@ def start(
     capacity: Capacity | None = None,
     is_cold: bool = False,
     is_modest: bool = False,
+    greet: Callable[[Lease], None] = lambda _: None,
 ) -> Lease:
     """Switch a clone on; nothing happens if it is on. A first start goes on from saved memory, if there is some.
 
     capacity: the host's if None. is_cold: boot, whatever memory is saved. is_modest: clones that wait in a pool do not
-    give way to it. Raises ConfigError, HostError, ToolError, or VerifyError if an image file below it is gone or
-    changed.
+    give way to it. greet: called in a thread as soon as a clone that goes on from memory can be logged in to; it is
+    waited for. Raises ConfigError, HostError, ToolError, or VerifyError if an image file below it is gone or changed.
     """
     need_known(state, name)
     with lock(state, name):
@@ -58,7 +62,9 @@ def start(
                 ready.give_way(
                     lease.memory_mib, limit, state=state, connection=connection, note=reporter.note, besides=name
                 )
-            starter = _Starter(lease, limit, state=state, connection=connection, reporter=reporter, note=step.note)
+            starter = _Starter(
+                lease, limit, state=state, connection=connection, reporter=reporter, note=step.note, greet=greet
+            )
             return starter.cold() if is_cold else starter.warm_or_cold()
 
 
@@ -74,7 +80,9 @@ class _Starter:
         connection: Connection,
         reporter: Reporter,
         note: Callable[[str], None],
+        greet: Callable[[Lease], None],
     ) -> None:
+        self._greet = greet
         self._lease = lease
         self._limit = limit
         self._note = note
@@ -117,15 +125,23 @@ class _Starter:
         files = [pin.path for pin in memory.pins]
         lay_overlay(self._place, files[0], files, like=empty if memory.is_mapped else None)
 
-        def resume(lease: Lease) -> None:
-            self._define(lease)
-            saved.resume(memory, memory_place, self._resumed(lease), connection=self._connection)
+        with ThreadPoolExecutor(1) as beside, contextlib.ExitStack() as renewals:
+            keys = beside.submit(saved.make_host_keys, memory.host_keys)
 
-        with ThreadPoolExecutor(1) as beside:
-            keys = beside.submit(saved.host_keys)
+            def resume(lease: Lease) -> saved.Renewal:
+                machine = self._resumed(lease)
+                renewal = renewals.enter_context(contextlib.closing(saved.Renewal(lease, memory, machine, keys)))
+                saved.resume(memory, memory_place, machine, renewal, connection=self._connection)
+                return renewal
+
             with self._reserved(), saved.lock(self._state, memory.circumstances.key):
-                self._with_ports(resume)
-            saved.renew(self._lease, memory, self._resumed(self._lease), host_keys=keys.result())
+                renewal = self._with_ports(resume)
+            # While the guest is at it: what libvirt is to know of it once it is off.
+            self._define(self._lease)
+            renewal.wait_until_reachable()
+            greeted = beside.submit(self._greet, self._lease)
+            renewal.wait()
+            greeted.result()
         return self._lease
 
     def _resumed(self, lease: Lease) -> Machine:
@@ -143,17 +159,17 @@ class _Starter:
     def _define(self, lease: Lease) -> Domain:
         return self._connection.define(domain_xml(machine(lease, self._place)))
 
-    def _with_ports(self, go: Callable[[Lease], None]) -> None:
+    def _with_ports(self, go: Callable[[Lease], T]) -> T:
         """A port may turn out to be taken, and then it is another one, unless somebody relies on that very one."""
         for remaining in reversed(range(_PORT_TRIES)):
             try:
-                go(self._lease)
-                return
+                return go(self._lease)
             except PortTaken as error:
                 if not remaining:
                     raise
                 self._lease = _with_other_ports(self._lease, error)
                 write(self._lease, self._place)
+        raise AssertionError("the last try returns or raises")
 
 
 def _reason(error: GoldenError) -> str:

@@ -26,8 +26,8 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -72,9 +72,9 @@ class Circumstances(Frozen):
 class Saved(Frozen):
     """`warm.json`. pins: of the chain that its disk stands on, the disk itself first. uuid, mac: of the saved machine.
 
-    cold_s: seconds from start to the answer on SSH when it was booted. size_bytes: of memory and disk.
-    memory_crc32: of the memory as it was saved, with its devices and definition if it is_mapped, else less the
-    definition before it, which changes.
+    cold_s: seconds from start to the answer on SSH when it was booted. host_keys: kinds that it has. size_bytes:
+    of memory and disk. memory_crc32: of the memory as it was saved, with its devices and definition if it is_mapped,
+    else less the definition before it, which changes.
     """
 
     format: int = 1
@@ -83,6 +83,7 @@ class Saved(Frozen):
     pins: tuple[Pin, ...]
     mac: str
     cold_s: float
+    host_keys: tuple[str, ...]
     size_bytes: int
     memory_crc32: int
     is_mapped: bool = False
@@ -176,23 +177,24 @@ def free(state: Path, key: str) -> contextlib.AbstractContextManager[None]:
     return locks.lock(state / "clones" / ".locks" / f".warm-{key}", what="the saved memory")
 
 
-def resume(saved: Saved, place: Path, machine: Machine, *, connection: Connection) -> None:
-    """Let `machine` go on from the memory in `place`; it is the saved one until it is renewed.
+def resume(saved: Saved, place: Path, machine: Machine, renewal: Renewal, *, connection: Connection) -> None:
+    """Let `machine` go on from the memory in `place`; it is the saved one until the renewal, which is ordered, is over.
 
     machine: its disk stands on the saved one. The caller holds `lock`. Raises PortTaken, ToolError or VerifyError.
     """
     if (place / "nvram.fd").exists():
         shutil.copyfile(place / "nvram.fd", machine.label.work / "nvram.fd")
     if saved.is_mapped:
-        _map(saved, place, machine, connection=connection)
+        _map(saved, place, machine, renewal, connection=connection)
         return
     check(saved, place)
     memory = place / MEMORY
     saved_memory.write(memory, saved_memory.resumed_xml(saved_memory.read(memory).xml, machine))
     connection.restore(memory)
+    renewal.order()
 
 
-def _map(saved: Saved, place: Path, machine: Machine, *, connection: Connection) -> None:
+def _map(saved: Saved, place: Path, machine: Machine, renewal: Renewal, *, connection: Connection) -> None:
     """All of the memory is read while QEMU starts; the guest goes on if it is what it was."""
     machine = machine.model_copy(update={"mapped": MappedMemory(file=place / MEMORY, is_shared=False)})
     with ThreadPoolExecutor(1) as beside:
@@ -200,6 +202,7 @@ def _map(saved: Saved, place: Path, machine: Machine, *, connection: Connection)
         definition = (place / DEFINITION).read_text(encoding="utf-8")
         domain = connection.start_paused(saved_memory.resumed_xml(definition, machine))
         mapped_memory.load(domain, place / DEVICES)
+        renewal.order()
         checked.result()
     domain.go_on()
 
@@ -219,35 +222,66 @@ def checksum(place: Path, *, is_mapped: bool) -> int:
     return saved_memory.checksum(place / MEMORY)
 
 
-def renew(lease: Lease, saved: Saved, machine: Machine, *, host_keys: HostKeys) -> None:
-    """Have the agent in the guest's memory make the guest another one. Raises ToolError."""
-    if machine.renewal is None:
-        raise ValueError("the machine has no second serial port")
-    order = {
-        "now": time.time(),
-        "entropy": base64.b64encode(secrets.token_bytes(64)).decode(),
-        "machine_id": uuid.uuid4().hex,
-        "hostname": lease.name,
-        "macs": {saved.mac: machine.mac},
-        "host_keys": host_keys,
-        "authorized_key": lease.authorized_key,
-    }
-    with _port(machine.renewal) as port:
-        port.settimeout(RENEW_TIMEOUT_S)
-        port.sendall(json.dumps(order).encode() + b"\n")
-        answer = _read(port, until=(agent.DONE, agent.FAILED), timeout_s=RENEW_TIMEOUT_S)
-    if not answer.endswith(agent.DONE):
-        raise ToolError(
-            f"'{lease.name}' was started from memory, but did not become a machine of its own",
-            details=[("agent", answer.decode(errors="replace").strip() or f"no answer within {RENEW_TIMEOUT_S:.0f} s")],
-        )
+class Renewal:
+    """Has the agent in the guest's memory make the guest another one. machine: with its second serial port.
+
+    host_keys: as they are ready. To be closed.
+    """
+
+    def __init__(self, lease: Lease, saved: Saved, machine: Machine, host_keys: Future[HostKeys]) -> None:
+        self._lease = lease
+        self._saved = saved
+        self._machine = machine
+        self._host_keys = host_keys
+        self._open = contextlib.ExitStack()
+        self._socket: socket.socket | None = None
+        self._said = b""
+
+    def order(self) -> None:
+        """Say what is to be; a guest that stands still reads it first of all when it goes on. Raises ToolError."""
+        if self._machine.renewal is None:
+            raise ValueError("the machine has no second serial port")
+        order = {
+            "now": time.time(),
+            "entropy": base64.b64encode(secrets.token_bytes(64)).decode(),
+            "machine_id": uuid.uuid4().hex,
+            "hostname": self._lease.name,
+            "macs": {self._saved.mac: self._machine.mac},
+            "host_keys": self._host_keys.result(),
+            "authorized_key": self._lease.authorized_key,
+        }
+        self._socket = self._open.enter_context(_port(self._machine.renewal))
+        self._socket.settimeout(RENEW_TIMEOUT_S)
+        self._socket.sendall(json.dumps(order).encode() + b"\n")
+
+    def wait_until_reachable(self) -> None:
+        """Until a login may begin: keys and addresses are its own by then. Raises ToolError."""
+        self._wait_for(agent.REACHABLE)
+
+    def wait(self) -> None:
+        """Until it is done. Raises ToolError."""
+        self._wait_for(agent.DONE)
+
+    def _wait_for(self, word: bytes) -> None:
+        if self._socket is None:
+            raise ValueError("nothing was ordered")
+        self._said = _read(self._socket, until=(word, agent.FAILED), timeout_s=RENEW_TIMEOUT_S, said=self._said)
+        if word not in self._said:
+            said = self._said.decode(errors="replace").strip() or f"no answer within {RENEW_TIMEOUT_S:.0f} s"
+            raise ToolError(
+                f"'{self._lease.name}' was started from memory, but did not become a machine of its own",
+                details=[("agent", said)],
+            )
+
+    def close(self) -> None:
+        self._open.close()
 
 
-def host_keys() -> HostKeys:
-    """Kind -> private and public half, new, of the kinds made in no time; the guest takes what it has a use for."""
+def make_host_keys(kinds: Iterable[str]) -> HostKeys:
+    """Kind -> private and public half, new, of those kinds that are made in no time."""
     found = {}
     with tempfile.TemporaryDirectory(prefix="golden-host-keys-") as folder:
-        for kind in ("ed25519", "ecdsa"):
+        for kind in sorted({"ed25519", "ecdsa"} & set(kinds)):
             key = Path(folder) / kind
             ssh.make_key(key, comment="", kind=kind)
             found[kind] = (key.read_text(encoding="utf-8"), key.with_name(f"{kind}.pub").read_text(encoding="utf-8"))
@@ -280,9 +314,9 @@ def _port(path: Path) -> Iterator[socket.socket]:
         yield port
 
 
-def _read(port: socket.socket, *, until: tuple[bytes, ...], timeout_s: float) -> bytes:
-    """What the guest says, until it said one of `until`, or for `timeout_s` at most."""
-    deadline, answer = time.monotonic() + timeout_s, b""
+def _read(port: socket.socket, *, until: tuple[bytes, ...], timeout_s: float, said: bytes = b"") -> bytes:
+    """`said` and what the guest says more, until one of `until` is in it, or for `timeout_s` at most."""
+    deadline, answer = time.monotonic() + timeout_s, said
     while not any(word in answer for word in until) and (left_s := deadline - time.monotonic()) > 0:
         port.settimeout(left_s)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -28,6 +29,7 @@ from builder.tools.libvirt import Connection, Domain, PortTaken
 # A guest that answers on SSH is still busy with what starts beside; this long at most is waited for that to end.
 _SETTLE_S = 60
 _AGENT_S = 60
+_HOST_KEY = re.compile(r"ssh_host_(\w+)_key")
 
 # In the guest's memory alone: /run is one. The agent must be waiting before the memory is saved, so the script comes
 # back only when it has opened its port.
@@ -157,10 +159,10 @@ class _Preparation:
             with self._reporter.step("boot it") as step:
                 cold_s = self._wait(domain, machine, timeout_s=boot_timeout_s, note=step.note)
             with self._reporter.step("wait until it is idle"):
-                self._prepare_guest(machine)
+                kinds = self._prepare_guest(machine)
             with self._reporter.step("save its memory"):
                 self._save(domain, is_mapped=machine.mapped is not None)
-        return self._keep(wanted, machine, cold_s=cold_s)
+        return self._keep(wanted, machine, cold_s=cold_s, host_keys=kinds)
 
     def _start(self, machine: Machine, stack: contextlib.ExitStack) -> tuple[Domain, Machine]:
         """On until `stack` ends; with its memory in a file, if this host lets QEMU map one."""
@@ -221,13 +223,21 @@ class _Preparation:
     def _target(self, machine: Machine) -> ssh.Target:
         return ssh.Target(port=machine.ssh_port, key=self._key)
 
-    def _prepare_guest(self, machine: Machine) -> None:
-        """Nothing that is still starting, and the agent waiting at its port."""
+    def _host_keys(self, machine: Machine) -> tuple[str, ...]:
+        """The kinds that it has. Nothing is sent that it has no use for: each byte takes its time there."""
+        argv = ssh.command(self._target(machine), "sh", "-c", "ls /etc/ssh")
+        names = run.query(argv, why="see which host keys the image has", timeout_s=_AGENT_S).split()
+        return tuple(sorted(found[1] for name in names if (found := _HOST_KEY.fullmatch(name))))
+
+    def _prepare_guest(self, machine: Machine) -> tuple[str, ...]:
+        """Nothing that is still starting, and the agent waiting at its port. Returns the kinds of its host keys."""
         log, target = self._work / "prepare.log", self._target(machine)
         with contextlib.suppress(ToolError):  # a guest that never gets idle is saved as it is
             run.run(ssh.command(target, "sh", "-c", _SETTLE), why="wait until it is idle", timeout_s=_SETTLE_S, log=log)
         try:
+            kinds = self._host_keys(machine)
             self._start_agent(machine, log)
+            return kinds
         except ToolError as error:
             raise ToolError(
                 "the image cannot start from memory: its guest takes no agent",
@@ -249,7 +259,9 @@ class _Preparation:
         if machine.renewal is None or not saved.is_waiting(machine.renewal, timeout_s=_AGENT_S):
             raise ToolError("the agent does not answer", details=[("port", str(machine.renewal))])
 
-    def _keep(self, wanted: saved.Circumstances, machine: Machine, *, cold_s: float) -> Saved:
+    def _keep(
+        self, wanted: saved.Circumstances, machine: Machine, *, cold_s: float, host_keys: tuple[str, ...]
+    ) -> Saved:
         disk = self._work / DISK
         disk.chmod(0o444)
         # What each clone begins with, so that none has to make one.
@@ -272,6 +284,7 @@ class _Preparation:
             pins=(pin, *self._lease.pins),
             mac=machine.mac,
             cold_s=round(cold_s, 2),
+            host_keys=host_keys,
             memory_crc32=saved.checksum(self._work, is_mapped=machine.mapped is not None),
             is_mapped=machine.mapped is not None,
             size_bytes=sum(file.stat().st_blocks * 512 for file in self._work.iterdir()),

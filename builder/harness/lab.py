@@ -154,7 +154,8 @@ class Lab:
         source = self.source(wanted.image)
         preflight.need_reach(self.state, connection)
         preflight.need_reach(source.file.parent, connection)
-        if self.key is None:
+        key = self.key
+        if key is None:
             raise ConfigError(
                 "machines for tests need the key that their image lets in, and there is no project that has one",
                 try_next="GOLDEN_FILE=…/golden.toml, or GOLDEN_SSH_KEY=FILE",
@@ -165,7 +166,7 @@ class Lab:
             memory_mib=wanted.memory_mib or source.build.memory_mib,
             cpus=wanted.cpus or source.build.cpus,
             accelerator=self.accelerator.kind_for(source.build.arch),
-            key=self.key,
+            key=key,
             extra_disks=wanted.extra_disks,
             nics=(Nic(), Nic(kind="lan", source=lan)) if wanted.lan else (Nic(),),
             forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
@@ -179,30 +180,41 @@ class Lab:
                 self._warm_up(order, connection, is_stopped)
             made = self._new(order, connection)
         try:
-            lease = made
-            if made.name == order.name:
-                before_start(clones.directory(self.state, made.name))
-                self._wait_for_memory(order, connection, is_stopped)
-                lease = clones.start(
-                    made.name,
-                    state=self.state,
-                    connection=connection,
-                    reporter=self.reporter,
-                    capacity=clones.host_capacity(wait_s=_START_WAIT_S),
-                    # What is written into the overlay is not in any memory that was saved.
-                    is_cold=wanted.is_cold or self.is_warm is False,
+            with contextlib.ExitStack() as logins:
+                login: ssh.Login | None = None
+
+                def greet(lease: clones.Lease) -> None:
+                    nonlocal login
+                    target = ssh.Target(port=lease.ssh_port, key=lease.key or key)
+                    login = logins.enter_context(ssh.shared_login(target))
+                    login.begin_early()
+
+                lease = made
+                if made.name == order.name:
+                    before_start(clones.directory(self.state, made.name))
+                    self._wait_for_memory(order, connection, is_stopped)
+                    lease = clones.start(
+                        made.name,
+                        state=self.state,
+                        connection=connection,
+                        reporter=self.reporter,
+                        capacity=clones.host_capacity(wait_s=_START_WAIT_S),
+                        # What is written into the overlay is not in any memory that was saved.
+                        is_cold=wanted.is_cold or self.is_warm is False,
+                        greet=greet,
+                    )
+                address = Address(
+                    name=role,
+                    clone=lease.name,
+                    image=f"{lease.image.image}@{lease.image.version}",
+                    port=lease.ssh_port,
+                    key=lease.key or key,
+                    console=clones.console_log(self.state, lease.name),
+                    forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
+                    lan_mac=mac(lease.uuid, 1) if wanted.lan else None,
                 )
-            address = Address(
-                name=role,
-                clone=lease.name,
-                image=f"{lease.image.image}@{lease.image.version}",
-                port=lease.ssh_port,
-                key=lease.key or self.key,
-                console=clones.console_log(self.state, lease.name),
-                forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
-                lan_mac=mac(lease.uuid, 1) if wanted.lan else None,
-            )
-            with ssh.shared_login(address.target) as login:
+                if login is None:
+                    login = logins.enter_context(ssh.shared_login(address.target))
                 yield Guest(address, login=login, is_up=lease.warm is not None)
         finally:
             with contextlib.suppress(ConfigError):  # somebody else destroyed it

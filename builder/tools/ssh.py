@@ -78,6 +78,15 @@ class Login:
         argv = [*_head("ssh", "-p", self.target), "-f", "-N", "-M", *_tail(self.target)]
         run.run(argv, why="log in to the machine", timeout_s=timeout_s, log=self._log)
 
+    def begin_early(self) -> None:
+        """Log in to a machine that has just been said to be up; that it failed is seen by who waits for an answer."""
+        with contextlib.suppress(ToolError):
+            self.begin(timeout_s=_LOGIN_AT_ONCE_S)
+
+    @property
+    def has_begun(self) -> bool:
+        return self.target.shared is not None and self.target.shared.exists()
+
     def end(self) -> None:
         if self.target.shared is not None:
             _hang_up(self.target.shared.parent)
@@ -187,7 +196,8 @@ def wait_until_answers(
     """Poll until the machine lets golden in; returns the seconds that it took.
 
     but_not_boot: an answer from the boot of this id does not count: the machine has not gone down yet. is_up: its sshd
-    was just said to listen; so the first try is a login. login: to `target`, which has begun afterwards.
+    was just said to listen; so the first try is a login. login: to `target`; it has begun afterwards, or
+    did so before.
     is_alive: whether the machine is on; once it is not, waiting ends. note: told why there is no answer yet.
     Raises ToolError with the last reason when the machine is gone, the key stays refused, or after timeout_s.
     """
@@ -203,6 +213,8 @@ def wait_until_answers(
                 login=own,
             )
     begin = time.monotonic()
+    if is_up and login.has_begun:
+        return 0.0
     banner_s, refused_since, reason = _BANNER_FIRST_S, None, "not tried yet"
     login_s = _LOGIN_AT_ONCE_S if is_up else 2.0 * _LOGIN_S
     while True:

@@ -235,7 +235,7 @@ def test_one_that_stood_still_when_golden_was_killed_goes_on(golden: Command) ->
 def memory(golden: Command, monkeypatch: pytest.MonkeyPatch) -> saved.Saved:
     """Saved as soon as the machine is on; what a guest would do is left out."""
     monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
-    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: None)
+    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: ())
     source = clones.locate(IMAGE, None, images=golden.store.images, builds=None)
     order = clones.Order(name="x", source=source, memory_mib=64, cpus=1, accelerator="tcg", key=Path("/no/key"))
     more = {"state": golden.state, "connection": golden.connection, "reporter": Reporter("quiet")}
@@ -266,12 +266,12 @@ def test_where_qemu_may_not_map_it_the_memory_is_libvirts(
     """The file stays the asker's, and QEMU runs as another user: refused by the kernel, as by a host's policy."""
     monkeypatch.setattr(Connection, "qemu_user", lambda _self: None)
     monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
-    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: None)
+    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: ())
     more = {"state": golden.state, "connection": golden.connection}
     memory, _ = warm.prepare(ordered(golden), boot_timeout_s=1, reporter=Reporter("plain"), **more)  # type: ignore[arg-type]
     assert "each start will read the whole memory: QEMU cannot map it here: " in capsys.readouterr().err
     assert not memory.is_mapped
-    monkeypatch.setattr(saved, "renew", lambda *_words, **_more: None)
+    monkeypatch.setattr(saved.Renewal, "_wait_for", lambda _self, _word: None)
     golden.create(golden.prefix, "--no-start")
     lease = clones.start(golden.prefix, reporter=Reporter("quiet"), **more)  # type: ignore[arg-type]
     assert lease.warm == memory.circumstances.key
@@ -282,7 +282,7 @@ def test_a_clone_that_went_on_from_a_mapped_memory_is_reverted(
     golden: Command, memory: saved.Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert memory.is_mapped
-    monkeypatch.setattr(saved, "renew", lambda *_words, **_more: None)
+    monkeypatch.setattr(saved.Renewal, "_wait_for", lambda _self, _word: None)
     golden.create(golden.prefix, "--no-start")
     lease = clones.start(golden.prefix, state=golden.state, connection=golden.connection, reporter=Reporter("quiet"))
     assert lease.warm == memory.circumstances.key
@@ -323,7 +323,7 @@ def test_the_memory_of_an_image_that_is_started_again_is_saved_by_itself(
     golden: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
-    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: None)
+    monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: ())
     more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
     again = functools.partial(
         habit.prepare_again, ordered(golden), reporter=Reporter("quiet"), boot_timeout_s=1, **more

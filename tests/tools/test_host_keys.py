@@ -65,12 +65,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(agent, "SSH", tmp_path)
     for name in ("ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"):
         (tmp_path / name).touch(mode=0o600)
-    agent.replace_host_keys(agent.open_host_keys(), saved.host_keys())
+    agent.replace_host_keys(agent.open_host_keys(), saved.make_host_keys(["ed25519"]))
     return tmp_path
 
 
 def replaced(folder: Path) -> str:
-    agent.replace_host_keys(agent.open_host_keys(), saved.host_keys())
+    agent.replace_host_keys(agent.open_host_keys(), saved.make_host_keys(["ed25519"]))
     return (folder / "ssh_host_ed25519_key.pub").read_text().split()[1]
 
 

@@ -234,7 +234,7 @@ class Stage:
         # Nobody says its name at the port of a machine without an operating system.
         ssh.wait_until_answers = lambda *_, **__: 0.1  # type: ignore[assignment]
         # Nor does anybody hear that it is another machine now: what goes on from memory boots in the end.
-        warm._Preparation._prepare_guest = lambda _self, _machine: None  # type: ignore[method-assign]
+        warm._Preparation._prepare_guest = lambda _self, _machine: ()  # type: ignore[method-assign]
         saved.RENEW_TIMEOUT_S = 0.5
 
     def _program(self, name: str, text: str) -> None:

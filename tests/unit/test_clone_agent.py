@@ -54,7 +54,7 @@ def test_it_says_that_it_waits_however_often_it_is_asked_and_then_obeys(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: list[Any] = []
-    monkeypatch.setattr(agent, "renew", lambda order, _here: bool(orders.append(order)))
+    monkeypatch.setattr(agent, "renew", lambda order, _here, _say: bool(orders.append(order)))
     monkeypatch.setattr(agent, "restart_others", lambda _has_rsa, _sshd: None)
     monkeypatch.setattr(agent, "BREATH_S", 0)
     thread, ends = started()
@@ -71,7 +71,7 @@ def test_it_says_that_it_waits_however_often_it_is_asked_and_then_obeys(
 
 
 def test_what_fails_is_said(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_order: Any, _here: Any) -> bool:
+    def fail(_order: Any, _here: Any, _say: Any) -> bool:
         raise OSError("no entropy")
 
     monkeypatch.setattr(agent, "renew", fail)
@@ -81,6 +81,31 @@ def test_what_fails_is_said(port: Port, monkeypatch: pytest.MonkeyPatch) -> None
     port.wait_for(agent.FAILED + b"OSError('no entropy')\n")
     thread.join(10)
     assert ends == [1]
+
+
+def test_the_host_may_log_in_once_keys_and_addresses_are_new_and_the_rest_is_done_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(agent.time, "clock_settime", lambda _clock, _now: done.append("clock"))
+    monkeypatch.setattr(agent.socket, "sethostname", lambda _name: done.append("hostname"))
+    for name in ("stir", "let_in", "replace_host_keys", "change_cards", "wait_for_addresses", "rewrite"):
+        monkeypatch.setattr(agent, name, lambda *_words, name=name: done.append(name) or [])
+    (tmp_path / "seed").touch()
+    seed = os.open(tmp_path / "seed", os.O_RDWR)
+    here = argparse.Namespace(
+        **{"random": 0, "host_keys": {}, "certificates": [], "sshd": 0, "cards": {}, "with_address": [], "kept": []},
+        **{"listeners": set(), "seeds": [seed], "ids": [1], "hostname": [2]},
+    )
+    order = {"now": 1.0, "entropy": "", "authorized_key": "ssh-ed25519 x", "host_keys": {}, "macs": {}}
+    order |= {"machine_id": "0" * 32, "hostname": "web1"}
+    try:
+        agent.renew(order, here, lambda word: done.append(word.decode().strip()))
+        assert os.fstat(seed).st_size == 512
+    finally:
+        os.close(seed)
+    before = ["clock", "stir", "let_in", "replace_host_keys", "change_cards", "wait_for_addresses"]
+    assert done == [*before, "golden: reachable", "rewrite", "hostname", "rewrite"]
 
 
 @pytest.mark.parametrize(
@@ -162,11 +187,11 @@ def test_host_keys_are_replaced_by_the_hosts_and_none_stays(tmp_path: Path, monk
         for end in ("", ".pub"):
             (tmp_path / f"ssh_host_{kind}_key{end}").write_text("old, and longer than the new ones: " + "x" * 4000)
             (tmp_path / f"ssh_host_{kind}_key{end}").chmod(0o644 if end else 0o640)
-    made = saved.host_keys()
+    made = saved.make_host_keys(["ed25519"])
     assert agent.replace_host_keys(agent.open_host_keys(), made)
     assert {path.name for path in tmp_path.iterdir()} == {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"}
     private = tmp_path / "ssh_host_ed25519_key"
     assert private.read_text() == made["ed25519"][0]
     # EL's sshd reads keys of a group.
     assert private.stat().st_mode & 0o777 == 0o640
-    assert saved.host_keys()["ed25519"] != made["ed25519"]
+    assert saved.make_host_keys(["ed25519"])["ed25519"] != made["ed25519"]
