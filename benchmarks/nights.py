@@ -158,9 +158,10 @@ class _Counted:
         self._stream, self._sent, self._lock = stream, sent, lock
 
     def write(self, data: bytes) -> None:
-        self._stream.write(data)
+        # Before: whoever has got it may ask at once.
         with self._lock:
             self._sent[0] += len(data)
+        self._stream.write(data)
 
 
 @contextlib.contextmanager
