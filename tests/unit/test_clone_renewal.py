@@ -41,7 +41,8 @@ class Guest:
             self.order = json.loads(lines.readline())
             for word in self._words:
                 self.may_speak.acquire()
-                connection.sendall(word)
+                with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+                    connection.sendall(word)
 
     def close(self) -> None:
         self._listener.close()
