@@ -274,7 +274,7 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
     if "warm_p50_s" in found:
         tables.append(
             {
-                "title": "From nothing to the first login over SSH, without a command in it",
+                "title": "From nothing to the answer on SSH",
                 "head": ["", "starts", "median, s", "95 of 100 within, s"],
                 "rows": [
                     [kind, len(found[f"{kind}_s"]), found[f"{kind}_p50_s"], found[f"{kind}_p95_s"]]

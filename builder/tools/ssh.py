@@ -193,7 +193,7 @@ def wait_until_answers(
     is_up: bool = False,
     login: Login | None = None,
 ) -> float:
-    """Poll until the machine lets golden in; returns the seconds that it took.
+    """Poll until a command runs on the machine; returns the seconds that it took.
 
     but_not_boot: an answer from the boot of this id does not count: the machine has not gone down yet. is_up: its sshd
     was just said to listen; so the first try is a login. login: to `target`; it has begun afterwards, or
@@ -213,8 +213,6 @@ def wait_until_answers(
                 login=own,
             )
     begin = time.monotonic()
-    if is_up and login.has_begun:
-        return 0.0
     banner_s, refused_since, reason = _BANNER_FIRST_S, None, "not tried yet"
     login_s = _LOGIN_AT_ONCE_S if is_up else 2.0 * _LOGIN_S
     while True:
@@ -227,7 +225,7 @@ def wait_until_answers(
         new_reason = None if is_up else _no_banner(target, limit_s=min(banner_s, left_s), is_alive=is_alive)
         banner_s = min(_BANNER_LAST_S, banner_s * _BANNER_GROWTH)
         if new_reason is None:
-            new_reason = _no_login(login, limit_s=min(login_s, left_s), but_not_boot=but_not_boot)
+            new_reason = _no_command(login, limit_s=min(login_s, left_s), but_not_boot=but_not_boot, is_up=is_up)
             if new_reason is None:
                 return time.monotonic() - begin
         is_up, login_s = False, 2.0 * _LOGIN_S
@@ -289,11 +287,14 @@ def boot_id(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str:
     return answer.strip()
 
 
-def _no_login(login: Login, *, limit_s: float, but_not_boot: str | None) -> str | None:
-    """Why the machine does not let golden in, or None if it did, and it is not the boot of that id."""
+def _no_command(login: Login, *, limit_s: float, but_not_boot: str | None, is_up: bool) -> str | None:
+    """Why a command does not run there, or None if one does. is_up: a login that has begun already will do."""
     try:
-        login.begin(timeout_s=limit_s)
-        if but_not_boot is not None and boot_id(login.target, timeout_s=limit_s) == but_not_boot:
+        if not (is_up and login.has_begun):
+            login.begin(timeout_s=limit_s)
+        if but_not_boot is None:
+            run.query(command(login.target, "true"), why="log in to the machine", timeout_s=limit_s)
+        elif boot_id(login.target, timeout_s=limit_s) == but_not_boot:
             return "the machine has not gone down yet"
     except ToolError as error:
         return _reason(error)
