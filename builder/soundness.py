@@ -11,7 +11,7 @@ from pathlib import Path
 from builder import channels, clones
 from builder.cache import Cache, retention
 from builder.channels import compose as composes
-from builder.clones import pins, saved
+from builder.clones import pins, saved, snapshots
 from builder.errors import GoldenError, VerifyError
 from builder.preflight.doctor import Finding
 from builder.progress import Reporter
@@ -36,8 +36,8 @@ def examine(
             found += _packages(store)
         with reporter.step(f"read the channels of {store.root.name}") as step:
             found += _channels(store, signer=signer if is_own else None, note=step.note)
-    with reporter.step("read the images below clones, and saved memory"):
-        found += [*_clones(state), *_memory(state)]
+    with reporter.step("read the images below clones, their snapshots, and saved memory"):
+        found += [*_clones(state), *_snapshots(state), *_memory(state)]
     with reporter.step("read the cache"):
         found += _cache(state)
     return found or [Finding(check="every byte", state="ok", found="what golden keeps is what it was")]
@@ -101,7 +101,24 @@ def _clones(state: Path) -> Iterator[Finding]:
             yield _damaged(f"clone {name}", error)
 
 
+def _snapshots(state: Path) -> Iterator[Finding]:
+    for name in clones.names(state):
+        for place in snapshots.places(state, name):
+            try:
+                snapshots.check(snapshots.read(place), place)
+            except GoldenError as error:
+                yield _damaged(f"snapshot {place.name} of {name}", error)
+
+
 def _memory(state: Path) -> Iterator[Finding]:
+    for place in saved.places(state):
+        if not place.name.startswith(".") and saved.read(place) is None:  # else it is being made
+            yield Finding(
+                check=f"memory {place.name}",
+                state="fail",
+                found=f"{place / 'warm.json'} is damaged: clones boot without this saved memory",
+                remedy=f"rm -r {place}",
+            )
     for place, memory in saved.all_saved(state):
         try:
             pins.check(memory.pins, what=f"the saved memory of {memory.stem}", is_full=True)

@@ -10,17 +10,18 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from builder import soundness
+from builder import package_changes, soundness
 from builder.channels import check, promote
 from builder.channels import compose as composes
 from builder.cli.doctor import doctor
 from builder.cli.session import Session
-from builder.errors import VerifyError
+from builder.errors import ToolError, VerifyError
 from builder.model import Build
 from builder.package import package
 from builder.preflight.doctor import Finding
 from builder.progress import Reporter
 from builder.store import Store, facts_text, sha256
+from builder.tools.ansible import tasks_run
 from builder.tools.package_cache import caching
 from builder.tools.webserver import serving
 from tests.builds import verify_builds
@@ -164,6 +165,51 @@ def test_in_a_download(store: Store, looked: Look) -> None:
     flip(place / digest / "a.iso")
     (found,) = looked()
     assert (found.check, found.remedy) == ("cache a.iso", f"rm -r {place / digest}  and golden cache fetch")
+
+
+def test_in_the_record_of_a_verification(store: Store, chain: dict[str, Build], publisher: Publisher) -> None:
+    base = chain["sandbox-base"]
+    verify_builds(store, base)
+    path = store.verification(base)
+    flip(path, at=0)
+    with pytest.raises(VerifyError, match=f"the verification record of {base.stem} is damaged: {path}") as refused:
+        publisher.rpms(base)
+    assert refused.value.try_next == "golden verify sandbox-base, which writes it anew"
+    path.write_text("[]")
+    with pytest.raises(VerifyError, match="is damaged"):
+        publisher.rpms(base)
+
+
+def test_in_what_a_channel_has_taken_back(store: Store, chain: dict[str, Build], publisher: Publisher) -> None:
+    publisher.publish(chain["sandbox-base"])
+    verify_builds(store, chain["sandbox-base"])
+    path = store.channels / "nightly/withdrawn.json"
+    path.parent.mkdir()
+    for text in ("[]", '{"a": 1}', "{", "\0"):
+        path.write_text(text)
+        with pytest.raises(VerifyError, match=f"channel 'nightly' cannot be read: {path} is damaged") as refused:
+            promote(store, (), prefix="golden", url=URL, signer=publisher.signer)
+        assert refused.value.try_next == f"mend it, or rm {path}, by which it may be promoted again"
+    path.write_text('{"a": "was taken back"}')
+    promote(store, (), prefix="golden", url=URL, signer=publisher.signer)
+
+
+def test_in_the_changelogs_of_a_build(store: Store, chain: dict[str, Build]) -> None:
+    base = chain["sandbox-base"]
+    path = store.logs / base.stem / package_changes.FILE
+    path.parent.mkdir(parents=True)
+    path.write_text('{"parent": null, "previous": null, "changelogs": {"a-1": "- new"}}')
+    assert package_changes.changelogs(store, base) == {"a-1": "- new"}
+    flip(path, at=0)
+    with pytest.raises(VerifyError, match=f"the changelogs of {base.stem} cannot be read: {path} is damaged"):
+        package_changes.changelogs(store, base)
+
+
+@pytest.mark.parametrize("text", ["", "<testsuite>", "<?xml version='1.0' encoding='none'?><a/>", "\0"])
+def test_in_what_ansible_reports(tmp_path: Path, text: str) -> None:
+    (tmp_path / "site.xml").write_text(text)
+    with pytest.raises(ToolError, match=f"ansible's report of what ran cannot be read: {tmp_path}/site.xml: "):
+        tasks_run(tmp_path)
 
 
 def test_in_the_package_cache(store: Store, looked: Look, tmp_path: Path) -> None:
