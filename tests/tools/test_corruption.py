@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -232,6 +234,55 @@ def test_in_the_package_cache(store: Store, looked: Look, tmp_path: Path) -> Non
         assert (found.check, found.remedy) == ("package cache a.rpm", f"rm {file}")
         assert asked() == whole
         assert looked() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("{stem}.qcow2", "was changed"),
+        ("{stem}.packages", "was changed"),
+        ("{stem}.json", "the facts of a build are damaged"),
+    ],
+)
+def test_in_an_installed_image(store: Store, chain: dict[str, Build], tmp_path: Path, name: str, found: str) -> None:
+    """No clone stands on it yet; it is read, as is what only a clone would read."""
+    images = tmp_path / "images"
+    shutil.copytree(store.images, images)
+    stem = chain["sandbox-upgrade"].stem
+    (images / "sandbox-upgrade.qcow2").symlink_to(f"{stem}.qcow2")
+    for beside in (".cdx.json", ".tests.json"):
+        (images / f"{stem}{beside}").write_text("{}")
+
+    def look() -> list[Finding]:
+        reporter = Reporter("quiet")
+        return [it for it in soundness.examine(tmp_path / "none", reporter=reporter, images=images) if it.state != "ok"]
+
+    assert look() == []
+    path = images / name.format(stem=stem)
+    flip(path, at=0 if path.suffix == ".json" else None)
+    (told,) = look()
+    assert (told.check, told.state) == (f"installed {stem}", "fail")
+    assert str(path) in told.found and found in told.found
+    assert told.remedy == f"dnf reinstall $(rpm -qf {images}/{stem}.qcow2)"
+    path.unlink()
+    (told,) = look()
+    assert str(path) in told.found
+
+
+def test_the_command_reads_installed_images_and_says_that_it_can(
+    store: Store, chain: dict[str, Build], tmp_path: Path
+) -> None:
+    session = Session(file=tmp_path / "none/golden.toml", state=tmp_path / "state", reporter=Reporter("quiet"))
+    flip(store.qcow2(chain["sandbox-base"]))
+    result = CliRunner().invoke(doctor, ["--deep", "--json", "--images", str(store.images)], obj=session)
+    assert isinstance(result.exception, VerifyError)
+    assert result.exception.what == "what golden keeps is damaged: installed sandbox-base-20261121.1"
+    (unread,) = [
+        it
+        for it in json.loads(CliRunner().invoke(doctor, ["--json"], obj=session).stdout)["findings"]
+        if it["check"] == "every byte"
+    ]
+    assert (unread["state"], unread["remedy"]) == ("ok", "golden doctor --deep, which reads it")
 
 
 def test_the_command_tells_and_ends_with_5(store: Store, chain: dict[str, Build], tmp_path: Path) -> None:
