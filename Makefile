@@ -15,7 +15,7 @@ test: ## set up, then all tests (40 minutes)
 torture: ## end golden's commands everywhere and in want of everything, and run them again (30 minutes at most; root; JSON=FILE)
 	.venv/bin/python -m tests.torture --jobs 2 --minutes $(or $(MINUTES),25) --rounds $(or $(ROUNDS),10) $(if $(JSON),--json $(JSON))
 
-fuzz: ## hostile input for each reader, found by coverage (15 minutes; SECONDS=60 for each)
+fuzz: ## hostile input for each reader, found by coverage (30 minutes; SECONDS=60 for each)
 	.venv/bin/pip install -q -e '.[fuzz]'
 	.venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
