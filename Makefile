@@ -25,8 +25,8 @@ quick: ## the tests that start no whole guest (5 minutes)
 reference: ## write docs/reference anew out of the code (seconds)
 	.venv/bin/python docs/reference/make.py
 
-figures: ## write docs/benchmarks.md anew out of docs/benchmarks-*.json (seconds)
-	.venv/bin/python benchmarks/page.py
+figures: ## write docs/benchmarks.md and its plots anew out of docs/benchmarks-*.json
+	PYTHONPATH=. .venv/bin/python benchmarks/page.py
 
 docs: ## build the documentation as a site into dist/site; a broken link is an error (seconds)
 	.venv/bin/python -m mkdocs build --strict --site-dir dist/site
