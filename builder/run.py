@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -316,15 +317,19 @@ def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> Non
 def _wait(child: subprocess.Popen[bytes], *, timeout_s: float, watch: Callable[[], None] | None) -> int | None:
     """The exit status, or None when the limit came first."""
     deadline = time.monotonic() + timeout_s
-    while True:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            return None
-        try:
-            return child.wait(timeout=left_s if watch is None else min(_POLL_S, left_s))
-        except subprocess.TimeoutExpired:
+    # Python's own waiting with a limit looks up to 50 ms late. Source: subprocess, Popen._wait; pidfd_open(2).
+    handle = os.pidfd_open(child.pid)
+    try:
+        ended = select.poll()
+        ended.register(handle, select.POLLIN)
+        while (left_s := deadline - time.monotonic()) > 0:
+            if ended.poll(1000 * (left_s if watch is None else min(_POLL_S, left_s))):
+                return child.wait()
             if watch is not None:
                 watch()
+        return None
+    finally:
+        os.close(handle)
 
 
 def _fail(argv: Argv, *, why: str, status: int | None, timeout_s: float, output: str, log: Path | None) -> NoReturn:
