@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from builder.clones import pins, ready, saved
+from builder.clones import mismatch, pins, ready, saved
 from builder.clones.layout import lay_overlay, machine
 from builder.clones.leases import CONSOLE, DISK, Lease, directory, find, lock, need_known, write
 from builder.clones.memory import Capacity, host_capacity, reserved
@@ -97,10 +97,13 @@ class _Starter:
         self._reporter = reporter
 
     def warm_or_cold(self) -> Lease:
-        is_first = not (self._place / CONSOLE).exists()
+        if (self._place / CONSOLE).exists():  # it is a machine of its own already
+            return self.cold()
         wanted = saved.circumstances(self._lease, self._connection)
-        memory = saved.find(self._state, wanted) if is_first and saved.why_not(self._lease) is None else None
+        memory = saved.find(self._state, wanted) if saved.why_not(self._lease) is None else None
         if memory is None:
+            if (reason := mismatch.explain(self._lease, wanted, state=self._state)) is not None:
+                self._reporter.note(f"{self._lease.name} boots: {reason}")
             return self.cold()
         try:
             return self._warm(memory, saved.folder(self._state) / wanted.key)

@@ -164,12 +164,16 @@ class Domain:
         return [one["addr"] for one in found if one["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4]
 
     def end_on_reboot(self) -> None:
-        """From now on a guest that restarts is switched off instead; QEMU's -no-reboot, for a machine that runs."""
+        """From now on a guest that restarts is switched off instead; QEMU's -no-reboot, for a machine that runs.
+
+        One that is defined keeps to it when it is started again.
+        """
         with _asking(f"forbid '{self.name}' to restart"):
+            flags = libvirt.VIR_DOMAIN_AFFECT_LIVE
+            if self._handle.isPersistent():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG
             self._handle.setLifecycleAction(
-                libvirt.VIR_DOMAIN_LIFECYCLE_REBOOT,
-                libvirt.VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY,
-                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+                libvirt.VIR_DOMAIN_LIFECYCLE_REBOOT, libvirt.VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY, flags
             )
 
     def screenshot(self) -> bytes | None:
