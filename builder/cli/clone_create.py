@@ -136,7 +136,8 @@ def create(
     """Make clones of an image, start them, and wait until they answer on SSH.
 
     The image is the installed one; where none is installed, it is the newest build of the project. If anything
-    fails, nothing of the clones is left. A clone is its owner's: when that process is gone, golden clone gc removes it.
+    fails, nothing of the clones is left. A clone is its owner's: when that process is gone, so is the clone, as soon as
+    another one is made, memory is short, or golden clone gc runs.
     """
     key = key or session.key
     if key is None and not (no_wait or no_start or own_key):
