@@ -574,6 +574,36 @@ def test_cp_copies_in_and_out_but_not_across(golden: Command, clone: str, open_p
         assert (code, "files are copied into one clone or out of one" in err) == (2, True)
 
 
+def test_cp_says_as_json_how_it_ended(golden: Command, clone: str, open_path: Path) -> None:
+    words = ("cp", "a", "b", f"{clone}:/etc", "--json")
+    said = {"sources": ["a", "b"], "destination": f"{clone}:/etc"}
+    code, out, _ = golden(*words, **fake(open_path, "scp", "true"))
+    assert (code, json.loads(out)) == (0, said | {"status": 0, "stderr": ""})
+    code, out, _ = golden(*words, **fake(open_path, "scp", "echo no space >&2; exit 1"))
+    assert (code, json.loads(out)) == (1, said | {"status": 1, "stderr": "no space\n"})
+
+
+def test_logs_as_json(golden: Command, clone: str, open_path: Path) -> None:
+    console = str(clones.console_log(golden.state, clone))
+    found = golden.json("console", clone, "--log")
+    assert {key: found[key] for key in ("name", "file")} == {"name": clone, "file": console}
+    assert golden.json("logs", clone).keys() == {"name", "file", "text"}
+    assert "qemu-system" in golden.json("logs", clone, "--qemu")["text"]
+    variables = fake(open_path, "ssh", "echo a line")
+    code, out, _ = golden("logs", clone, "--journal", "--json", **variables)
+    assert (code, json.loads(out)) == (0, {"name": clone, "file": None, "text": "a line\n"})
+    code, _, err = golden("logs", clone, "--journal", "--json", **fake(open_path, "ssh", "echo away >&2; exit 255"))
+    assert (code, f"could not read the journal of {clone}" in err) == (4, True)
+
+
+def test_what_has_no_end_is_refused_as_json(golden: Command, clone: str) -> None:
+    code, _, err = golden("logs", clone, "--follow", "--json")
+    assert (code, "a log that is followed has no end, and so there is no JSON of it" in err) == (2, True)
+    code, _, err = golden("console", clone, "--json")
+    assert (code, "a terminal has no end, and so there is no JSON of it" in err) == (2, True)
+    assert f"golden clone console {clone} --log --json" in err
+
+
 def test_logs_are_the_consoles_and_qemus(golden: Command, clone: str) -> None:
     assert golden("logs", clone)[:2] == (0, clones.console_log(golden.state, clone).read_text())
     assert "qemu-system" in golden("logs", clone, "--qemu")[1]
