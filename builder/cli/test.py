@@ -10,6 +10,7 @@ from typing import cast, get_args
 import click
 
 from builder import clones
+from builder.cli.completion import complete_clonable, complete_test
 from builder.cli.session import (
     Session,
     duration,
@@ -48,8 +49,15 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
         "golden test --json | jq -r '.results[] | select(.verdict == \"flaky\").test'",
     )
 )
-@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("--image", "images", multiple=True, metavar="IMAGE[@VERSION]", help="Run on it, whatever tests declare.")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete_test)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="IMAGE[@VERSION]",
+    shell_complete=complete_clonable,
+    help="Run on it, whatever tests declare.",
+)
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Tests at once, as memory allows.  [default: CPUs of the host]"
 )
