@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from junitparser import JUnitXml
 
 from builder import clones
 from builder.errors import ConfigError
@@ -32,19 +33,19 @@ class Project:
     folder: Path
     state: Path
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, **more: str) -> subprocess.Popen[str]:
         environment = {"GOLDEN_FILE": str(self.folder / "golden.toml"), "GOLDEN_STATE": str(self.state)}
         environment |= {"GOLDEN_PROGRESS": "plain", "PYTHONPATH": str(TOP)}
         return subprocess.Popen(
             [sys.executable, "-m", "builder", *map(str, words)],
-            env=os.environ | environment,
+            env=os.environ | environment | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *words: str | Path, expect: int) -> tuple[str, str]:
-        with self.start(*words) as golden:
+    def run(self, *words: str | Path, expect: int, **more: str) -> tuple[str, str]:
+        with self.start(*words, **more) as golden:
             out, err = golden.communicate(timeout=120)
         print(out, err)
         assert golden.returncode == expect
@@ -108,6 +109,18 @@ def test_a_test_that_no_memory_of_this_host_is_enough_for(project: Project) -> N
     (project.folder / "tests/slow/golden-test.toml").write_text(text)
     said = project.run("test", "--image", "sandbox-base", expect=3)[1]
     assert "there is no memory for tests/slow on sandbox-base: 67108864 MiB are needed" in said
+
+
+def test_what_the_host_cannot_run_is_no_failure(project: Project) -> None:
+    away = {"GOLDEN_LIBVIRT_URI": "qemu+unix:///system?socket=/nowhere/libvirt-sock"}
+    out, err = project.run("test", "--image", "sandbox-base", "--json", "--retries", "1", expect=3, **away)
+    assert "golden: error: this host could not run 1 of 1 tests; no test failed" in err
+    assert "tests/slow on sandbox-base: libvirt is not reachable at" in err
+    (result,) = json.loads(out)["results"]
+    assert (result["verdict"], len(result["outcomes"])) == ("host", 2)
+    results = Path(json.loads(out)["folder"])
+    (found,) = JUnitXml.fromfile(str(results / "merged.xml"))
+    assert (found.tests, found.errors, found.failures) == (1, 1, 0)
 
 
 def test_a_failure_ends_with_5_and_says_where_its_bundle_is(project: Project) -> None:
