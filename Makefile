@@ -1,4 +1,3 @@
-# The targets say what they cost on two cores without KVM.
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test torture fuzz quick reference figures docs rpm format
@@ -6,32 +5,32 @@
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: ## set up, then the whole job once: DVD, layers, RPMs, repository, dnf, a clone (8 minutes)
+demo: ## set up, then the whole job once: DVD, layers, RPMs, repository, dnf, a clone
 	./ci/demo
 
-test: ## set up, then all tests (40 minutes)
+test: ## set up, then all tests
 	./ci/test
 
-torture: ## end golden's commands everywhere and in want of everything, and run them again (30 minutes at most; root; JSON=FILE)
+torture: ## end golden's commands everywhere and in want of everything, and run them again (root; no trial begins after MINUTES=25; JSON=FILE)
 	.venv/bin/python -m tests.torture --jobs 2 --minutes $(or $(MINUTES),25) --rounds $(or $(ROUNDS),10) $(if $(JSON),--json $(JSON))
 
-fuzz: ## hostile input for each reader, found by coverage (15 minutes; SECONDS=60 for each)
+fuzz: ## hostile input for each reader, found by coverage (SECONDS=60 for each)
 	.venv/bin/pip install -q -e '.[fuzz]'
 	.venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
-quick: ## the tests that start no whole guest (5 minutes)
+quick: ## the tests that start no whole guest
 	./ci/test tests/unit tests/fake tests/tools
 
-reference: ## write docs/reference anew out of the code (seconds)
+reference: ## write docs/reference anew out of the code
 	.venv/bin/python docs/reference/make.py
 
-figures: ## write docs/benchmarks.md anew out of docs/benchmarks-*.json (seconds)
-	.venv/bin/python benchmarks/page.py
+figures: ## write docs/benchmarks.md and its plots anew out of docs/benchmarks-*.json
+	PYTHONPATH=. .venv/bin/python benchmarks/page.py
 
-docs: ## build the documentation as a site into dist/site; a broken link is an error (seconds)
+docs: ## build the documentation as a site into dist/site; a broken link is an error
 	.venv/bin/python -m mkdocs build --strict --site-dir dist/site
 
-rpm: ## build golden's own RPM, with man pages and completions, into dist (seconds)
+rpm: ## build golden's own RPM, with man pages and completions, into dist
 	./packaging/build
 
 format: ## format and fix what ruff can fix

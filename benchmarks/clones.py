@@ -14,19 +14,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.conditions import Run
 from benchmarks.disk import taken
-from benchmarks.results import figure, leave
+from benchmarks.results import figure, leave, times
 from builder import clones
 from builder.clones import pools, ready, warm
 from builder.config import load
@@ -48,14 +47,16 @@ def main() -> int:
     parser.add_argument("--image", default="sandbox-upgrade")
     parser.add_argument("--starts", type=int, default=5, help="how many cold and how many warm starts")
     parser.add_argument("--json", type=Path, help="write the result here, and a plot beside it (needs matplotlib)")
-    parser.add_argument("--busy", action="store_true", help="say that the machine had other work to do")
     arguments = parser.parse_args()
+    run = Run(arguments.state.absolute())
     bench = Bench(arguments.file.absolute(), arguments.state.absolute(), arguments.image)
     with connect() as connection:
-        result = bench.host(connection) | bench.seventy(connection) | {"busy": arguments.busy}
+        result = {"image": bench.source.build.stem} | bench.seventy(connection)
         if arguments.starts:
             result |= bench.starts(connection, count=arguments.starts) | bench.at_once(connection)
             result |= bench.pool(connection)
+        versions = connection.versions()
+    result |= run.said(accelerator=bench.accelerator.kind, **versions)
     leave(result, arguments.json, plot=plot if arguments.starts else None)
     return 0 if is_kept(result) else 1
 
@@ -85,16 +86,6 @@ class Bench:
             key=self.key,
             owner=clones.this_process(),
         )
-
-    def host(self, connection: Connection) -> dict[str, Any]:
-        return {
-            "made": f"{datetime.now(UTC):%Y-%m-%d}",
-            "image": self.source.build.stem,
-            "processors": os.cpu_count(),
-            "kernel": platform.release(),
-            "accelerator": self.accelerator.kind,
-            **connection.versions(),
-        }
 
     def seventy(self, connection: Connection) -> dict[str, Any]:
         orders = [self.order(str(number)) for number in range(CLONES)]
@@ -250,12 +241,11 @@ def plot(found: dict[str, Any], target: Path) -> None:
         room.set_ylabel(f"{found['clones']} of them on the disk, MiB")
         for number, (value, key) in enumerate(zip(bars.values(), ("made_s", "copies_s_computed"), strict=True)):
             room.annotate(f"{value:.0f} MiB, made in {found[key]:.1f} s", (number, value), ha="center", va="bottom")
-        made.suptitle(f"{found['image']}, {found['accelerator']}, {found['processors']} processors", fontsize=9)
+        made.suptitle(f"{found['image']}, {found['machine']['accelerator']}", fontsize=9)
 
 
 def section(found: dict[str, Any]) -> dict[str, Any]:
     """For docs/benchmarks.md, see page.py."""
-    machine = f"{found['processors']} processors, Linux {found['kernel']}, {found['accelerator']}"
     count, largest_kib = found["clones"], found["largest_clone_bytes"] / 1024
     tables: list[dict[str, Any]] = [
         {
@@ -301,17 +291,35 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
         )
     return {
         "title": "Clones",
-        "when": found["made"],
-        "machine": f"{machine}, QEMU {found['qemu']}, libvirt {found['libvirt']}",
-        "command": "PYTHONPATH=. python3 benchmarks/clones.py --file golden.toml --state STATE "
-        f"--starts {len(found.get('cold_s', ()))} --json docs/benchmarks-clones.json",
         "about": f"""
 {count} clones of {found["image"]}, not started, against as many whole copies of it. The copies are computed
 from one that was made and measured. The script fails if the clones take {LIMIT_S:.0f} s or more, one takes
 {LIMIT_BYTES // MIB} MiB or more, or the median warm start more than 1/{WARM_PART} of the median cold one.""",
         "tables": tables,
         "plots": ["benchmarks-clones.svg"] if "pool_taken_s" in found else [],
+        "notes": notes(found),
     }
+
+
+def notes(found: dict[str, Any]) -> str:
+    """Ratios, and whether this run was within the limits."""
+    made, room = (
+        times(found[copies], found[clones])
+        for copies, clones in (("copies_s_computed", "made_s"), ("copies_bytes_computed", "clones_bytes"))
+    )
+    said = f"Copies take {made} the time and {room} the room of clones (computed)."
+    if "warm_p50_s" in found:
+        said += f" A cold start takes {times(found['cold_p50_s'], found['warm_p50_s'])} a warm one, of the medians"
+    if "pool_answered_s" in found:
+        said += f", and {times(found['cold_p50_s'], statistics.median(found['pool_answered_s']))} one from a pool"
+    limits = {
+        f"{found['clones']} clones in less than {LIMIT_S:.0f} s": found["made_s"] < LIMIT_S,
+        f"less than {LIMIT_BYTES // MIB} MiB for each": found["largest_clone_bytes"] < LIMIT_BYTES,
+    }
+    if "warm_p50_s" in found:
+        limits[f"a warm start in 1/{WARM_PART} of a cold one"] = found["warm_p50_s"] <= found["cold_p50_s"] / WARM_PART
+    kept = "; ".join(f"{limit}: {'kept' if is_so else 'not kept'}" for limit, is_so in limits.items())
+    return f"{said.rstrip('.')}.\n\nLimits, and this run: {kept}."
 
 
 if __name__ == "__main__":

@@ -14,21 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.conditions import Others
+from benchmarks.conditions import Run
 from benchmarks.depth_boots import boots
-from benchmarks.results import figure, leave
+from benchmarks.results import figure, leave, times
 from builder.run import Argv, query
 
 KIB, MIB = 1024, 1024**2
@@ -51,15 +48,16 @@ def main() -> None:
     options = parser.parse_args()
     if (options.file is None) is not (options.state is None):
         parser.error("--file and --state go together")
+    run, more = Run(), {}
     with tempfile.TemporaryDirectory(prefix="golden-depth-", dir=options.work) as folder:
         found = measure(Path(folder), options)
     if options.file is not None:
-        found["boots"] = boots(options.file.absolute(), options.state.absolute(), rounds=options.boots)
-    leave(found, options.output, plot=plot)
+        found["boots"] = boots(options.file.absolute(), options.state.absolute(), rounds=options.boots, run=run)
+        more = {"accelerator": found["boots"]["accelerator"]}
+    leave(found | run.said(**more), options.output, plot=plot)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    others = Others()
     tops = make_chain(folder, disk_mib=options.disk_mib, layer_mib=options.layer_mib)
     subjects = {f"depth {depth}": tops[depth] for depth in DEPTHS}
     subjects["flat"] = flatten(tops[DEPTHS[-1]], folder / "flat.qcow2")
@@ -79,9 +77,6 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                     seconds[reader][subject].append(time.monotonic() - begin)
         print(f"round {number} of {options.rounds}", file=sys.stderr)
     return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": machine(),
-        **others.seen(),
         "qemu": query(["qemu-img", "--version"], why="ask for the version").splitlines()[0],
         "disk_mib": options.disk_mib,
         "layer_mib": options.layer_mib,
@@ -192,21 +187,15 @@ def chain_bytes(disk: Path) -> int:
     return sum(link["actual-size"] for link in json.loads(answer))
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
-    return f"{os.cpu_count()} processors ({model}), {memory_gib:.0f} GiB of memory, Linux {platform.release()}"
-
-
-BOOT_WORDS = " --file golden.toml --state STATE"
+def all_medians(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Of the readers, and of boots if there were any."""
+    boot = {"boot to SSH": found["boots"]["median_s"]} if "boots" in found else {}
+    return {**found["median_s"], **boot}
 
 
 def plot(found: dict[str, Any], target: Path) -> None:
     """Each reader, and boots if there were any, as a share of what the flat file takes."""
-    rows = dict(found["median_s"])
-    if "boots" in found:
-        rows["boot to SSH"] = found["boots"]["median_s"]
+    rows = all_medians(found)
     with figure(target, (8, 4)) as (_, axis):
         for name, row in rows.items():
             axis.plot(list(row), [seconds / row["flat"] for seconds in row.values()], "o-", label=name)
@@ -225,6 +214,7 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
         fastest = found["fastest_s"][reader]
         rows.append([f"{reader}, s", *(f"{median:.2f} ({fastest[subject]:.2f})" for subject, median in row.items())])
     deepest = list(sizes)[-2]
+    ratios = ", ".join(f"{name} {times(row[deepest], row['flat'])}" for name, row in all_medians(found).items())
     tables = [{"title": "Median, and the fastest round in brackets", "head": ["", *sizes], "rows": rows}]
     is_booted, booted = "boots" in found, "The time of a boot is not measured here."
     if is_booted:
@@ -236,9 +226,6 @@ The boots are those of the sandbox's base and of four layers on it, each of whic
     bench = " `qemu-img bench`: 64 KiB at a time, 8 at once." if "qemu-img bench" in found["median_s"] else ""
     return {
         "title": "Depth of a chain",
-        "when": found["date"],
-        "command": f"PYTHONPATH=. python3 benchmarks/depth.py{BOOT_WORDS if is_booted else ''} "
-        f"--rounds {found['rounds']} --output docs/benchmarks-depth.json",
         "about": f"""
 Real qcow2 files as golden ships them (zstd, 64 KiB clusters; {found["qemu"]}): a base with {found["disk_mib"]}
 MiB of data; each layer above rewrites {found["layer_mib"]} MiB anywhere on the disk in runs of 1 MiB; half of
@@ -248,7 +235,8 @@ each.{bench} Every reader is a process of its own, whose start is in the numbers
         "tables": tables,
         "plots": ["benchmarks-depth.svg"] if bench else [],
         "notes": f"Flat saves {(sizes[deepest] - sizes['flat']) / MIB:.0f} MiB here: blocks that a layer above "
-        "replaced, on purpose many.",
+        f"replaced, on purpose many.\n\nThe chain of {deepest} takes, of the flat file's time, by the medians: "
+        f"{ratios}.",
     }
 
 

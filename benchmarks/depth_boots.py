@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clones import Bench
+from benchmarks.conditions import Run
 from benchmarks.golden import Golden
 from benchmarks.small_layers import with_own_updates
 from builder import clones
@@ -34,15 +35,16 @@ steps = [{{ run = ['''{command}'''] }}]
 """
 
 
-def boots(file: Path, state: Path, *, rounds: int) -> dict[str, Any]:
+def boots(file: Path, state: Path, *, rounds: int, run: Run) -> dict[str, Any]:
     """Seconds from nothing to the answer on SSH of clones of each depth and of the flat one, in turn.
 
-    file, state: a sandbox's, with its base built. Nothing is left of what is built here.
+    file, state: a sandbox's, with its base built. Nothing is left of what is built here. run: whose work this is.
     """
     with tempfile.TemporaryDirectory(prefix="golden-depth-", dir="/var/tmp") as name:
         folder = Path(name)
         file = with_layers(file, folder)
         own = folder / "state"
+        run.owns(own)
         subprocess.run(["cp", "-a", "--reflink=auto", state, own], check=True)
         golden = Golden(file, own)
         golden("build", f"sandbox-deep-{DEPTHS[-1]}")

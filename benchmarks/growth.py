@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plan, publish
-from benchmarks.conditions import Others, machine, now
+from benchmarks.conditions import Run
 from benchmarks.disk import taken
-from benchmarks.results import figure, leave
+from benchmarks.results import figure, leave, times
 from builder import clones
 from builder.progress import Reporter
 from builder.publication import Signing
@@ -49,22 +49,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the result here, and a plot beside it (needs matplotlib)")
     arguments = parser.parse_args()
+    run = Run()
     result = measure(arguments.images, arguments.rpms, arguments.clones, rounds=arguments.rounds)
-    leave(result, arguments.json, plot=plot)
+    leave(result | run.said(), arguments.json, plot=plot)
     return 0
 
 
 def measure(images: Sequence[int], rpms: Sequence[int], counts: Sequence[int], *, rounds: int) -> dict[str, Any]:
-    others = Others()
     return {
         "imported_bytes": alone(imported)["peak_bytes"],
         "plans": rows("images", images, planned, rounds=rounds),
         "publishes": rows("rpms", rpms, published, rounds=rounds),
         "clones": rows("clones", counts, cloned, rounds=rounds),
         "rounds": rounds,
-        "when": now(),
-        "machine": machine(),
-        **others.seen(),
     }
 
 
@@ -193,7 +190,6 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
     clones_head = ["clones", "made, s", "removed, s", "on the disk, MiB", "memory, MiB"]
     return {
         "title": "Growth",
-        "command": "PYTHONPATH=. python3 benchmarks/growth.py --json docs/benchmarks-growth.json",
         "about": f"""
 A plan in which nothing changed, of the projects of "Plans"; one more image into the signed channels of "Publishing";
 clones of a small image on two others, none started. Medians of {found["rounds"]}. Memory is the peak of golden's own
@@ -222,7 +218,18 @@ process (RSS); one that only says its version has {found["imported_bytes"] / MIB
             },
         ],
         "plots": ["benchmarks-growth.svg"],
+        "notes": " ".join(ratio(found[part], what) for part, what in PARTS),
     }
+
+
+def ratio(rows: list[dict[str, Any]], what: str) -> str:
+    """The largest against the smallest."""
+    small, large = rows[0], rows[-1]
+    label = what.replace("rpms", "RPMs")
+    return (
+        f"{large[what]} {label} against {small[what]}: {times(large['seconds'], small['seconds'])} the time, "
+        f"{times(large['peak_bytes'], small['peak_bytes'])} the memory."
+    )
 
 
 if __name__ == "__main__":

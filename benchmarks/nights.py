@@ -29,9 +29,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.conditions import Others, machine, now
+from benchmarks.conditions import Run
 from benchmarks.golden import Golden
-from benchmarks.results import figure, leave
+from benchmarks.results import figure, leave, times
 from benchmarks.small_layers import add_update, with_own_updates
 from builder.store import Store
 from builder.tools import dnf, webserver
@@ -51,7 +51,9 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golden-nights-", dir="/var/tmp") as folder:
         bench = Bench(arguments.file.absolute(), arguments.state.absolute(), Path(folder), image=arguments.image)
+        run = Run(bench.state)
         result = bench.measure(update_mib=arguments.update_mib)
+        result |= run.said(accelerator=result["nights"][0]["accelerator"])
     leave(result, arguments.json, plot=plot)
     return 0
 
@@ -66,7 +68,6 @@ class Bench:
         self.golden = Golden(self.file, self.state)
 
     def measure(self, *, update_mib: int) -> dict[str, Any]:
-        load_before = Others().seen()["load_before"]
         nights = [self.night("the first")]
         with serving(self.store.channels) as (url, sent):
             client = Client(self.folder / "client", url=url, sent=sent)
@@ -78,10 +79,6 @@ class Bench:
             change_everything(self.file)
             nights.append(self.night("everything changed") | client.upgrade())
         return {
-            "when": now(),
-            "machine": machine() | {"accelerator": nights[0]["accelerator"]},
-            "load_before": load_before,
-            "busy": load_before > 1,
             "image": self.image,
             "images": nights[0]["images"],
             "update_mib": update_mib,
@@ -227,8 +224,6 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
     """For docs/benchmarks.md, see page.py."""
     return {
         "title": "Nights",
-        "command": "PYTHONPATH=. python3 benchmarks/nights.py --file golden.toml --state STATE "
-        "--json docs/benchmarks-nights.json",
         "about": f"""
 `golden nightly` of {found["image"]} and all that it stands on, {found["images"]} images, one night after the other. The
 first verifies and publishes what is there. One package: its repository has one anew, of {found["update_mib"]} MiB that
@@ -265,7 +260,19 @@ what is new below the channels' folder, RPMs and metadata. Downloaded is what th
             }
         ],
         "plots": ["benchmarks-nights.svg"],
+        "notes": notes(found["nights"]),
     }
+
+
+def notes(nights: list[dict[str, Any]]) -> str:
+    """The nights against the one in which everything changed."""
+    *less, everything = nights
+    words = {"seconds": "the time", "published_bytes": "is published", "downloaded_bytes": "is downloaded"}
+    said = []
+    for night in less[1:]:
+        ratios = [f"{times(everything[key], night[key])} {word}" for key, word in words.items() if night[key]]
+        said.append(f"Where {everything['night']}, against {night['night']}: {', '.join(ratios)}.")
+    return " ".join(said)
 
 
 if __name__ == "__main__":

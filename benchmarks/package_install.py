@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.conditions import Others, machine, now, timed
+from benchmarks.conditions import Run, timed
 from benchmarks.results import figure, leave
 from builder import channels
 from builder.channels import client_config
@@ -97,14 +97,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of the ways without xz")
     parser.add_argument("--json", type=Path, help="write the result here, and a plot beside it (needs matplotlib)")
     arguments = parser.parse_args()
+    run = Run()
     with tempfile.TemporaryDirectory(prefix="golden-package-", dir="/var/tmp") as folder:
-        result = measure(Path(folder), arguments.size, rounds=arguments.rounds)
+        result = measure(Path(folder), arguments.size, rounds=arguments.rounds) | run.said()
     leave(result, arguments.json, plot=plot)
     return 0 if result["times_faster_at_1_gbit"] >= FACTOR else 1
 
 
 def measure(folder: Path, size_mib: int, *, rounds: int) -> dict[str, Any]:
-    others = Others()
     raw, plain, sealed = folder / "layer.raw", folder / "plain.qcow2", folder / "sealed.qcow2"
     fill(raw, size_mib)
     convert(raw, plain)
@@ -130,9 +130,6 @@ def measure(folder: Path, size_mib: int, *, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: middle(runs) for name, runs in ways.items()}
     ours, theirs = found["golden"], found["spec_with_xz9"]
     return {
-        "when": now(),
-        "machine": machine(),
-        **others.seen(),
         "layer_mib": size_mib,
         "plain_qcow2_bytes": plain.stat().st_size,
         "rounds": rounds,
@@ -341,7 +338,6 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
     steps = ("prepare_s", "publish_s", "install_s", "total_s", "total_processor_s", "at_1_gbit_s")
     return {
         "title": "From a layer to a client's disk",
-        "command": "PYTHONPATH=. python3 benchmarks/package_install.py --json docs/benchmarks-package-install.json",
         "about": f"""
 {found["layer_mib"]} MiB of the machine's own programs and libraries in a qcow2 ({plain_mib:.0f} MiB), from there to a
 client's disk on loopback, and what arrived compared. golden: the qcow2 that it sealed with zstd, RPMs with payload zstd

@@ -3,16 +3,17 @@
 docs/benchmarks-NAME.json is what benchmarks/NAME.py (with _ for -) measured. What the page shows of it is
 
     {"title": "Depth of a chain",
-     "when": "2026-11-21", "machine": "2 processors, 24 GiB of memory, Linux 6.1", "busy": true,
-     "command": "PYTHONPATH=. python3 benchmarks/depth.py --output docs/benchmarks-depth.json",
+     "when": "2026-11-21", "machine": {"processors": 2, "model": "AMD EPYC", "memory_gib": 24, "kernel": "6.1"},
+     "busy": true, "command": "PYTHONPATH=. python3 benchmarks/depth.py --output docs/benchmarks-depth.json",
      "about": "What was measured, and how. Paragraphs have an empty line between them.",
      "tables": [{"title": "Reading", "head": ["", "depth 1"], "rows": [["boot-like, s", 0.69]]}],
      "plots": ["benchmarks-depth.svg"],
      "notes": "What that means."}
 
 The JSON has these keys beside what else it keeps, or the script makes them of the JSON: `section(found)`, whose keys
-come first. Only title, when, machine and command must be there; `machine` may be a table; `busy` says that the machine
-had other work to do. Numbers in `about` and `notes` are to be computed, too.
+come first. title, when, machine, busy and command must be there, all but the title by `conditions.Run`; `machine` names
+processors, model, memory_gib and kernel; `busy` says that the machine had other work to do. Numbers in `about` and
+`notes` are to be computed, too. `plot(found, target)` of the script draws its plot, also for `make figures`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.conditions import BUSY
+
 TOP = Path(__file__).resolve().parents[1]
 PAGE = TOP / "docs/benchmarks.md"
-REQUIRED = ("title", "when", "machine", "command")
+REQUIRED = ("title", "when", "machine", "busy", "command")
+# Of `machine`, with the words for each. What else there is follows with its name.
+WORDS = {"processors": "{} processors", "model": "{}", "memory_gib": "{} GiB of memory", "kernel": "Linux {}"}
 HEAD = """\
 <!-- Made by benchmarks/page.py out of benchmarks-*.json; do not edit. -->
 # Benchmarks
 
-Each is one command, made to be run again. The JSON beside this page is what a command wrote, and all numbers here are
-taken from it. Compare what stands side by side, and not days or machines.
+Each is one command, made to be run again: it is the very one that the numbers below it are of. The JSON beside this
+page is what it wrote, and all numbers, ratios and plots here are taken from that. Compare what stands side by side, and
+not days or machines.
+
+`golden.toml` and `STATE` are the sandbox's, with its images built; nothing else is needed on a host that is fit for
+golden (`golden doctor`):
+
+```
+golden sandbox create sandbox
+golden --file sandbox/golden.toml --state STATE build
+PYTHONPATH=. python3 benchmarks/clones.py --file sandbox/golden.toml --state STATE
+```
+
+That a machine "had other work to do" is measured, too: other processes kept more than {busy} of a processor busy, on
+average, while the benchmark ran.
 
 How to add one is said in the head of `benchmarks/page.py`.
 """
@@ -43,19 +61,34 @@ How to add one is said in the head of `benchmarks/page.py`.
 def page(folder: Path) -> str:
     """The text, with a section for each JSON file, ordered by title. Raises ValueError naming what a file lacks."""
     sections = [shown(file) for file in folder.glob("benchmarks-*.json")]
-    return "\n".join([HEAD, *(_text(it, folder) for it in sorted(sections, key=lambda it: str(it["title"])))])
+    return "\n".join(
+        [HEAD.format(busy=BUSY), *(_text(it, folder) for it in sorted(sections, key=lambda it: str(it["title"])))]
+    )
 
 
 def shown(file: Path) -> dict[str, Any]:
     """What the page shows of a JSON file."""
     found = json.loads(file.read_text(encoding="utf-8"))
-    script = TOP / "benchmarks" / f"{file.stem.removeprefix('benchmarks-').replace('-', '_')}.py"
-    section = dict(found) if isinstance(found, dict) else {}
-    if script.exists() and (make := runpy.run_path(str(script)).get("section")):
+    section = dict(found)
+    if make := _script(file).get("section"):
         section |= make(found)
-    if missing := [key for key in REQUIRED if not section.get(key)]:
+    missing = [key for key in REQUIRED if key not in section]
+    if missing := missing or [f"machine's {key}" for key in WORDS if key not in section["machine"]]:
         raise ValueError(f"{file.name} does not say: {', '.join(missing)}; see {Path(__file__).name}")
     return section
+
+
+def draw(folder: Path) -> None:
+    """The plots of all JSON files, each beside it, out of it."""
+    for file in folder.glob("benchmarks-*.json"):
+        if plot := _script(file).get("plot"):
+            plot(json.loads(file.read_text(encoding="utf-8")), file.with_suffix(".svg"))
+
+
+def _script(file: Path) -> dict[str, Any]:
+    """What the script that wrote a JSON file defines; of one that none wrote, nothing."""
+    script = TOP / "benchmarks" / f"{file.stem.removeprefix('benchmarks-').replace('-', '_')}.py"
+    return runpy.run_path(str(script)) if script.exists() else {}
 
 
 def _text(section: Mapping[str, Any], folder: Path) -> str:
@@ -84,11 +117,9 @@ def _paragraphs(text: str) -> list[str]:
     ]
 
 
-def machine(said: str | Mapping[str, Any]) -> str:
-    """{"processors": 2, "kernel": "6.1"} as words; a text as it is."""
-    if isinstance(said, str):
-        return said
-    words = {"processors": "{} processors", "memory_gib": "{} GiB of memory", "kernel": "Linux {}", "accelerator": "{}"}
+def machine(said: Mapping[str, Any]) -> str:
+    """{"processors": 2, "model": "AMD EPYC", "qemu": "7.2"} as words."""
+    words = WORDS | {"accelerator": "{}", "qemu": "QEMU {}"}
     return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in said.items())
 
 
@@ -98,6 +129,7 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 
 if __name__ == "__main__":
+    draw(PAGE.parent)
     try:
         PAGE.write_text(page(PAGE.parent), encoding="utf-8")
     except ValueError as error:

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.conditions import machine, now
+from benchmarks.conditions import Run
 from benchmarks.golden import Golden
-from benchmarks.results import figure, leave
+from benchmarks.results import figure, leave, times
 
 JOBS, ROUNDS = (1, 2, 4), 2
 
@@ -31,29 +31,28 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True, help="as of golden")
     parser.add_argument("--image", default="sandbox-upgrade")
     parser.add_argument("--cold", action="store_true", help="also a round of tests on machines that boot")
-    parser.add_argument("--busy", action="store_true", help="say that the machine had other work to do")
     parser.add_argument("--output", type=Path, help="write the JSON here, and a plot beside it (needs matplotlib)")
     options = parser.parse_args()
+    run = Run(options.state.absolute())
     golden = Golden(options.file, options.state, progress="quiet")
-    found = measure(golden, options.image, cold=options.cold) | {"busy": options.busy}
-    leave(found, options.output, plot=plot)
+    memory = golden.json("clone", "warm", options.image)
+    found = measure(golden, memory, options.image, cold=options.cold)
+    leave(found | run.said(accelerator=memory["circumstances"]["accelerator"]), options.output, plot=plot)
     return 0
 
 
-def measure(golden: Golden, image: str, *, cold: bool) -> dict[str, Any]:
-    memory = golden.json("clone", "warm", image)
-    runs = [run(golden, image, tests=ROUNDS * jobs, jobs=jobs, is_cold=False) for jobs in JOBS]
-    runs += [run(golden, image, tests=jobs, jobs=jobs, is_cold=True) for jobs in JOBS if cold]
+def measure(golden: Golden, memory: dict[str, Any], image: str, *, cold: bool) -> dict[str, Any]:
+    """memory: what `golden clone warm` said."""
+    runs = [tested(golden, image, tests=ROUNDS * jobs, jobs=jobs, is_cold=False) for jobs in JOBS]
+    runs += [tested(golden, image, tests=jobs, jobs=jobs, is_cold=True) for jobs in JOBS if cold]
     return {
-        "when": now(),
-        "machine": machine() | {"accelerator": memory["circumstances"]["accelerator"]},
         "image": memory["stem"],
         "memory_mib": memory["circumstances"]["memory_mib"],
         "runs": runs,
     }
 
 
-def run(golden: Golden, image: str, *, tests: int, jobs: int, is_cold: bool) -> dict[str, Any]:
+def tested(golden: Golden, image: str, *, tests: int, jobs: int, is_cold: bool) -> dict[str, Any]:
     """One run of `golden test`, which has to be green. each_s: of a test, its machine's start included."""
     with tempfile.TemporaryDirectory(prefix="golden-bench-") as folder:
         for number in range(tests):
@@ -94,11 +93,8 @@ def plot(found: dict[str, Any], target: Path) -> None:
 
 def section(found: dict[str, Any]) -> dict[str, Any]:
     """For docs/benchmarks.md, see page.py."""
-    is_cold = any(it["is_cold"] for it in found["runs"])
     return {
         "title": "Tests in parallel",
-        "command": "PYTHONPATH=. python3 benchmarks/parallel_tests.py --file golden.toml --state STATE "
-        f"{'--cold ' if is_cold else ''}--output docs/benchmarks-parallel-tests.json",
         "about": f"""
 `golden test` with tests that ask the guest's kernel for its name, each on a machine of its own of {found["image"]} with
 {found["memory_mib"]} MiB of memory. Seconds are those of the whole command. Starts are the medians of the tests', from
@@ -120,7 +116,15 @@ the order to the answer on SSH. The memory of the image was saved before.""",
             }
         ],
         "plots": ["benchmarks-parallel-tests.svg"],
+        "notes": notes([it for it in found["runs"] if not it["is_cold"]]),
     }
+
+
+def notes(runs: list[dict[str, Any]]) -> str:
+    """The most at once against one after the other."""
+    one, most = runs[0], runs[-1]
+    each = times(one["seconds"] / one["tests"], most["seconds"] / most["tests"])
+    return f"From memory, {one['jobs']} at once: {each} the time for each test of that with {most['jobs']} at once."
 
 
 if __name__ == "__main__":

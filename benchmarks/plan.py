@@ -15,17 +15,16 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import leave
+from benchmarks.conditions import Run
+from benchmarks.results import figure, leave, times
 from builder import nights, verdicts
 from builder.config import load
 from builder.decision import Decision
@@ -48,20 +47,19 @@ def main() -> None:
     parser.add_argument("--image-kib", type=int, default=256, help="size of each image file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("/var/tmp"), help="where the projects are made and removed")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    parser.add_argument("--output", type=Path, help="write the JSON here, too, and a plot beside it (needs matplotlib)")
     options = parser.parse_args()
-    rows = []
+    run, rows = Run(), []
     for size in options.sizes:
         with tempfile.TemporaryDirectory(prefix="golden-plan-", dir=options.work) as folder:
             rows.append(measure(Path(folder), size, rounds=options.rounds, image_bytes=options.image_kib * KIB))
     found = {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}",
         "image_kib": options.image_kib,
         "rows": rows,
+        "rounds": options.rounds,
         "night": night(options.work, rounds=options.rounds),
     }
-    leave(found, options.output)
+    leave(found | run.said(), options.output, plot=plot)
 
 
 def measure(folder: Path, images: int, *, rounds: int, image_bytes: int) -> dict[str, object]:
@@ -203,11 +201,11 @@ def make_store(file: Path, state: Path, *, image_bytes: int) -> None:
 
 def section(found: dict[str, Any]) -> dict[str, Any]:
     """For docs/benchmarks.md, see page.py."""
-    columns = list(found["rows"][0])
+    small, *_, large = found["rows"]
+    columns = list(small)
+    ratios = ", ".join(f'{times(large[it], small[it])} the time of "{it.removesuffix(", s")}"' for it in columns[1:])
     return {
         "title": "Plans",
-        "when": found["made"],
-        "command": "PYTHONPATH=. python3 benchmarks/plan.py --output docs/benchmarks-plan.json",
         "about": """
 Catalogues of trees of ten images (a base whose kickstart is rendered and checked each time, an upgrade, eight
 layers), two package repositories, one layer in ten copies fifty files; a build of each image in the store. Wall
@@ -220,10 +218,27 @@ file is read twice: the first plan reads all of them, later ones look at inode, 
                 "rows": [[row[column] for column in columns] for row in found["rows"]],
             }
         ],
+        "plots": ["benchmarks-plan.svg"],
         "notes": f"""
+{large["images"]} images against {small["images"]} take {ratios}.
+
 A whole `golden nightly` of {found["night"]["images"]} images that are verified and published, in which nothing changed,
 with its report: {found["night"]["seconds"]} s, the longest {found["night"]["longest_s"]} s.""",
     }
+
+
+def plot(found: dict[str, Any], target: Path) -> None:
+    """Each command over the number of images."""
+    with figure(target, (6, 4)) as (_, axis):
+        sizes = [row["images"] for row in found["rows"]]
+        for column in list(found["rows"][0])[1:]:
+            axis.plot(sizes, [row[column] for row in found["rows"]], "o-", label=column.removesuffix(", s"))
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("images in the project")
+        axis.set_ylabel("median, s")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
 
 
 if __name__ == "__main__":

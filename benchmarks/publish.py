@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.conditions import machine, now, own_s
-from benchmarks.results import leave
+from benchmarks.conditions import Run, own_s
+from benchmarks.results import figure, leave, times
 from builder import channels
 from builder.channels import compose, publication
 from builder.package import package
@@ -70,11 +70,12 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000], help="RPMs in the channel before")
     parser.add_argument("--large", type=int, default=256, help="MiB of the one large image among them")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--json", type=Path, help="write the result here, and a plot beside it (needs matplotlib)")
     arguments = parser.parse_args()
+    run = Run()
     with tempfile.TemporaryDirectory(prefix="golden-publish-", dir="/var/tmp") as folder:
         result = measure(Path(folder), arguments.sizes, large_mib=arguments.large, rounds=arguments.rounds)
-    leave(result, arguments.json)
+    leave(result | run.said(), arguments.json, plot=plot)
 
 
 def measure(folder: Path, sizes: list[int], *, large_mib: int, rounds: int) -> dict[str, Any]:
@@ -86,8 +87,6 @@ def measure(folder: Path, sizes: list[int], *, large_mib: int, rounds: int) -> d
             found.append(one(folder / str(size), size, large_mib=large_mib, rounds=rounds, signer=signer))
             shutil.rmtree(folder / str(size))
     return {
-        "when": now(),
-        "machine": machine(),
         "large_mib": large_mib,
         "rounds": rounds,
         "channels": found,
@@ -195,8 +194,6 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
     link_ms = parts_ms["link"] * large["rpms_before"]
     return {
         "title": "Publishing",
-        "command": f"PYTHONPATH=. python3 benchmarks/publish.py --large {found['large_mib']} "
-        "--json docs/benchmarks-publish.json",
         "about": f"""
 One more image, two RPMs of {found["channels"][0]["new_bytes"] / 1024:.0f} KiB, into a signed channel; beside it
 createrepo_c over all of it, as it is commonly done. The RPMs that are there are empty but for one of
@@ -223,7 +220,13 @@ createrepo_c over all of it, as it is commonly done. The RPMs that are there are
                 ],
             }
         ],
+        "plots": ["benchmarks-publish.svg"],
         "notes": f"""
+{large["rpms_before"]} RPMs against {small["rpms_before"]}:
+{times(large["publish_s"], small["publish_s"])} the time, and
+{times(large["publish_processor_s"], small["publish_processor_s"])} that of processors; createrepo_c over all of
+{large["rpms_before"]}: {times(large["createrepo_c_full_s"], large["publish_s"])} golden's, by the medians.
+
 No RPM that is there is read or signed again. What is left of a channel's size is its metadata and one hard link a
 file: {each_ms:.3f} ms of a processor for each RPM. createrepo_c reads every RPM.
 
@@ -233,6 +236,26 @@ that no requirement is missing. dnf wants one list of all packages, so the first
 The link could, if composes shared a folder of RPMs; then none would be whole by itself, and none could be removed
 without a look at all others, to save {link_ms:.0f} ms with {large["rpms_before"]} RPMs.""",
     }
+
+
+def plot(found: dict[str, Any], target: Path) -> None:
+    """Time over the RPMs that are there."""
+    lines = {
+        "publish, median": "publish_s",
+        "of it, of processors": "publish_processor_s",
+        "nothing new": "nothing_new_s",
+        "createrepo_c over all": "createrepo_c_full_s",
+    }
+    with figure(target, (6, 4)) as (_, axis):
+        sizes = [row["rpms_before"] for row in found["channels"]]
+        for label, key in lines.items():
+            axis.plot(sizes, [row[key] for row in found["channels"]], "o-", label=label)
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("RPMs in the channel")
+        axis.set_ylabel("s")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
 
 
 if __name__ == "__main__":

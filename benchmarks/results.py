@@ -19,6 +19,12 @@ def leave(result: Any, target: Path | None, *, plot: Callable[[Any, Path], None]
     print(text)
 
 
+def times(more: float, less: float) -> str:
+    """How many times as much `more` is, in words; the closer to one, the finer."""
+    ratio = more / less
+    return f"{ratio:.{2 if ratio < 2 else 1 if ratio < 100 else 0}f} times"
+
+
 @contextlib.contextmanager
 def figure(target: Path, size: tuple[float, float], **more: Any) -> Iterator[tuple[Any, Any]]:
     """Of matplotlib, and its axes; written when the block ends. The same data make the same bytes.

@@ -13,20 +13,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.conditions import Run
 from benchmarks.disk import taken
 from benchmarks.golden import Golden
-from benchmarks.results import leave
+from benchmarks.results import figure, leave, times
 from builder.config import load
 from builder.media import Repository
 from builder.model import Project
@@ -48,18 +47,22 @@ def main() -> int:
     parser.add_argument(
         "--add-mib", type=int, nargs="+", default=[0], help="sizes of an update to add, one run for each"
     )
-    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--json", type=Path, help="write the result here, and a plot beside it (needs matplotlib)")
     arguments = parser.parse_args()
-    results = []
+    run, state, layers = Run(arguments.state.absolute()), arguments.state.absolute(), []
     for mib in arguments.add_mib:
         with tempfile.TemporaryDirectory(prefix="golden-benchmark-", dir="/var/tmp") as folder:
             file = arguments.file.absolute()
             file = with_update(file, Path(folder), mib) if mib else file
-            busy = os.getloadavg()[0] > 1
-            found = measure(file, arguments.state.absolute(), arguments.image)
-            results.append(found | {"add_mib": mib, "busy": busy})
-    leave(results, arguments.json)
-    return 0 if all(result["golden_bytes"] <= result["limit_bytes"] for result in results) else 1
+            layers.append(measure(file, state, arguments.image) | {"add_mib": mib})
+    kind = accelerator(state, reporter=Reporter("quiet")).kind
+    result = {"image": arguments.image, "layers": layers} | run.said(accelerator=kind)
+    leave(result, arguments.json, plot=plot)
+    return 0 if is_kept(result) else 1
+
+
+def is_kept(result: dict[str, Any]) -> bool:
+    return all(layer["golden_bytes"] <= layer["limit_bytes"] for layer in result["layers"])
 
 
 SPEC = """\
@@ -102,8 +105,8 @@ def add_update(updates: Path, folder: Path, mib: int) -> None:
     spec = folder / "update.spec"
     spec.write_text(SPEC.format(mib=mib))
     fast = ["--define", "_binary_payload w1.zstdio", "--define", f"_topdir {folder}/rpmbuild"]
-    run(["rpmbuild", "--quiet", "-bb", *fast, "--define", f"_rpmdir {updates}/Packages", spec], dict(os.environ))
-    run(["createrepo_c", "--quiet", updates], dict(os.environ))
+    do(["rpmbuild", "--quiet", "-bb", *fast, "--define", f"_rpmdir {updates}/Packages", spec], dict(os.environ))
+    do(["createrepo_c", "--quiet", updates], dict(os.environ))
 
 
 def measure(file: Path, state: Path, image: str) -> dict[str, Any]:
@@ -122,9 +125,6 @@ def measure(file: Path, state: Path, image: str) -> dict[str, Any]:
     names = [change["name"] for change in changes if change["after"]]
     new_bytes = size_of(names, Path(built["file"]), environment)
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {'KVM' if is_kvm else 'TCG'}",
-        "image": image,
         "packages_changed": len(names),
         "new_data_bytes": new_bytes,
         "limit_bytes": int(FACTOR * new_bytes) + ROOM_BYTES,
@@ -143,9 +143,9 @@ def plain(project: Project, image: str, parent: Path, environment: dict[str, str
         words = [f"--repofrompath={name},{url}" for name, url in addresses(project.repositories(image), stack)]
         dnf = ["dnf", "-y", "--disablerepo=*", "--enablerepo=bench-*", "--nogpgcheck", *words, "upgrade"]
         begin = time.monotonic()
-        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", parent, overlay], environment)
+        do(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", parent, overlay], environment)
         command = " ".join(f"'{word}'" for word in dnf)
-        run(["virt-customize", "--quiet", "-a", overlay, "--memsize", "1536", "--run-command", command], environment)
+        do(["virt-customize", "--quiet", "-a", overlay, "--memsize", "1536", "--run-command", command], environment)
         return taken(overlay), time.monotonic() - begin
 
 
@@ -168,19 +168,14 @@ def size_of(packages: Sequence[str], image: Path, environment: dict[str, str]) -
     return sum(int(line) for line in answer.stdout.split() if line.isdigit())
 
 
-def run(argv: Sequence[str | Path], environment: dict[str, str]) -> None:
+def do(argv: Sequence[str | Path], environment: dict[str, str]) -> None:
     subprocess.run(argv, check=True, env=environment, stdout=sys.stderr)
 
 
-def section(found: list[dict[str, Any]]) -> dict[str, Any]:
+def section(found: dict[str, Any]) -> dict[str, Any]:
     """For docs/benchmarks.md, see page.py."""
     return {
         "title": "Small layers",
-        "when": found[0]["date"],
-        "machine": found[0]["machine"],
-        "busy": found[0].get("busy", False),
-        "command": "PYTHONPATH=. python3 benchmarks/small_layers.py --file golden.toml --state STATE "
-        f"--add-mib {' '.join(str(row.get('add_mib', 0)) for row in found)} --json docs/benchmarks-small-layers.json",
         "about": """
 An upgrade of the sandbox as golden makes it, against an overlay and `virt-customize --run-command 'dnf
 upgrade'`, from the same parent and repository. New data are the files of the packages that changed, as rpm
@@ -202,13 +197,42 @@ knows their sizes. The script fails if golden's layer is larger than 1.5 × the 
                         *(f"{row[f'{key}_bytes'] / MIB:.1f}" for key in ("new_data", "limit", "golden", "plain")),
                         *(f"{row[f'{key}_s']:.0f}" for key in ("golden", "plain")),
                     ]
-                    for row in found
+                    for row in found["layers"]
                 ],
             }
         ],
-        "notes": "golden's time has in it what the plain way leaves out: the verification of the parent, the list of "
-        "packages, cleaning, trimming, compression and checks.",
+        "plots": ["benchmarks-small-layers.svg"],
+        "notes": f"""
+The plain way takes, of golden's room: {ratios(found, "plain_bytes", "golden_bytes")}. golden takes, of the plain way's
+time: {ratios(found, "golden_s", "plain_s")}. golden's time has in it what the plain way leaves out: the verification of
+the parent, the list of packages, cleaning, trimming, compression and checks. The limit was
+{"kept" if is_kept(found) else "not kept"} in this run.""",
     }
+
+
+def ratios(found: dict[str, Any], more: str, less: str) -> str:
+    return ", ".join(
+        f"{times(layer[more], layer[less])} with {layer['new_data_bytes'] / MIB:.1f} MiB of new data"
+        for layer in found["layers"]
+    )
+
+
+def plot(found: dict[str, Any], target: Path) -> None:
+    """Room and time of each, golden beside the plain way; the limit as a line."""
+    with figure(target, (9, 4), ncols=2) as (_, (room, took)):
+        layers = found["layers"]
+        labels = [f"{layer['new_data_bytes'] / MIB:.1f} MiB of new data" for layer in layers]
+        for at, way in ((-0.2, "golden"), (0.2, "plain")):
+            where = [number + at for number in range(len(layers))]
+            room.bar(where, [layer[f"{way}_bytes"] / MIB for layer in layers], 0.4, label=way)
+            took.bar(where, [layer[f"{way}_s"] for layer in layers], 0.4, label=way)
+        for number, layer in enumerate(layers):
+            room.hlines(layer["limit_bytes"] / MIB, number - 0.4, number, color="black", label="limit" * (not number))
+        room.set_ylabel("the layer, MiB")
+        took.set_ylabel("s")
+        for axis in (room, took):
+            axis.set_xticks(range(len(layers)), labels)
+        room.legend()
 
 
 if __name__ == "__main__":

@@ -176,8 +176,9 @@ def create(
                 orders, state=session.state, connection=connection, reporter=session.reporter, is_full=verify
             )
         else:
+            is_cold = is_warm is False
             if is_warm and orders:
-                warm.prepare(
+                is_cold = not habit.prepare_now(
                     orders[0],
                     state=session.state,
                     connection=connection,
@@ -202,7 +203,7 @@ def create(
                 is_full=verify,
                 boot_timeout_s=None if no_wait else boot_s,
                 capacity=limit,
-                is_cold=is_warm is False,
+                is_cold=is_cold,
             )
             for lease in made if not no_wait else ():
                 habit.remember(lease, state=session.state, connection=connection)

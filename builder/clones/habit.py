@@ -61,6 +61,35 @@ def prepare_again(
             _mark(state, key, "refused").write_text(f"{error.what}\n", encoding="utf-8")
 
 
+def prepare_now(
+    order: Order,
+    *,
+    state: Path,
+    connection: Connection,
+    reporter: Reporter,
+    boot_timeout_s: float,
+    capacity: Capacity | None = None,
+) -> bool:
+    """Save the memory of the order's image if that was not done, because somebody asks for it.
+
+    False, with a word, if a clone like this one has to boot whatever is saved. Raises what `warm.prepare` raises.
+    """
+    if (reason := saved.why_not(orders.lease(order, (), (), uri=connection.uri, place=state))) is not None:
+        reporter.note(
+            f"clones of {order.source.build.stem} boot: a machine like this cannot go on from memory: {reason}"
+        )
+        return False
+    warm.prepare(
+        order,
+        state=state,
+        connection=connection,
+        reporter=reporter,
+        boot_timeout_s=boot_timeout_s,
+        capacity=capacity,
+    )
+    return True
+
+
 def remember(lease: Lease, *, state: Path, connection: Connection) -> None:
     """That a clone has booted and answered: from now on it pays to save the memory of its image."""
     if lease.warm is None and saved.why_not(lease) is None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.errors import GoldenError, ToolError
+from builder.errors import GoldenError, HostError, ToolError
 from builder.frozen import Frozen
 from builder.harness import disk_results, payload
 from builder.harness.declaration import Test
@@ -238,7 +238,7 @@ class _Attempt:
         self, guests: Mapping[str, Guest], error: GoldenError, connection: libvirt.Connection, begin: float
     ) -> None:
         self._boot_error = error
-        cause: Cause = "stopped" if self._stop.is_set() else "boot"
+        cause: Cause = "stopped" if self._stop.is_set() else "host" if isinstance(error, HostError) else "boot"
         why = _one_line(error)
         if cause == "boot" and (restart := self._find_restart(guests, connection)) is not None:
             cause, why = restart.cause, restart.why
@@ -261,7 +261,7 @@ class _Attempt:
         mine = [it for it in self._outcomes if it.test not in self._bundled]
         failed = [it for it in mine if not it.passed and it.cause != "stopped"]
         self._bundled |= {it.test for it in mine}
-        if any(it.cause not in (*_DEAD, "boot", "results") for it in failed):
+        if any(it.cause not in (*_DEAD, "boot", "host", "results") for it in failed):
             # The plug is pulled in a moment, and the last half minute would be in the guest's memory alone.
             for guest in guests.values():
                 guest.settle()

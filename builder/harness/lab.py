@@ -382,7 +382,7 @@ def _wait_once(
 
     def is_alive() -> bool:
         console.poll()
-        return console.fatal is None and domain is not None and not domain.is_off() and not is_stopped()
+        return console.fatal is None and domain is not None and domain.is_alive() and not is_stopped()
 
     ssh.wait_until_answers(
         guest.target,

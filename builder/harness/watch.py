@@ -94,7 +94,7 @@ class Watch:
             console.poll()
             self._look(name, console)
             domain = self._domains[name]
-            if domain is None or domain.is_off():
+            if domain is None or not domain.is_alive():
                 self._let_it_speak(name, console)
                 if not self._may_end or _ending(console) == "restart":
                     raise self._gone(name, console)

@@ -68,26 +68,26 @@ class Login:
 
     def __init__(self, target: Target, folder: Path) -> None:
         self.target = target.model_copy(update={"shared": folder / _SOCKET})
+        self.has_answered = False
         self._log = folder / "log"
 
     def begin(self, *, timeout_s: float) -> None:
-        """Log in, once more if there was a login. Raises ToolError."""
+        """Log in, once more if there was a login, and run a command, as only that is an answer. Raises ToolError."""
         self.end()
         with contextlib.suppress(FileNotFoundError):
             self._log.unlink()
-        argv = [*_head("ssh", "-p", self.target), "-f", "-N", "-M", *_tail(self.target)]
+        # The first command goes with the login itself: another ssh for it would cost a start of that.
+        argv = [*_head("ssh", "-p", self.target), "-M", "-o", "ControlPersist=yes", *_tail(self.target), "--", "true"]
         run.run(argv, why="log in to the machine", timeout_s=timeout_s, log=self._log)
+        self.has_answered = True
 
     def begin_early(self) -> None:
         """Log in to a machine that has just been said to be up; that it failed is seen by who waits for an answer."""
         with contextlib.suppress(ToolError):
             self.begin(timeout_s=_LOGIN_AT_ONCE_S)
 
-    @property
-    def has_begun(self) -> bool:
-        return self.target.shared is not None and self.target.shared.exists()
-
     def end(self) -> None:
+        self.has_answered = False
         if self.target.shared is not None:
             _hang_up(self.target.shared.parent)
 
@@ -288,13 +288,11 @@ def boot_id(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str:
 
 
 def _no_command(login: Login, *, limit_s: float, but_not_boot: str | None, is_up: bool) -> str | None:
-    """Why a command does not run there, or None if one does. is_up: a login that has begun already will do."""
+    """Why a command does not run there, or None if one does. is_up: a login that has answered already will do."""
     try:
-        if not (is_up and login.has_begun):
+        if not (is_up and login.has_answered):
             login.begin(timeout_s=limit_s)
-        if but_not_boot is None:
-            run.query(command(login.target, "true"), why="log in to the machine", timeout_s=limit_s)
-        elif boot_id(login.target, timeout_s=limit_s) == but_not_boot:
+        if but_not_boot is not None and boot_id(login.target, timeout_s=limit_s) == but_not_boot:
             return "the machine has not gone down yet"
     except ToolError as error:
         return _reason(error)

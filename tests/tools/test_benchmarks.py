@@ -14,7 +14,22 @@ from typing import Any
 
 import pytest
 
-from benchmarks import conditions, depth, depth_boots, growth, nights, overhead, package_install, small_layers
+from benchmarks import (
+    bootstrap_once,
+    clones,
+    conditions,
+    depth,
+    depth_boots,
+    growth,
+    nights,
+    overhead,
+    package_install,
+    plan,
+    publish,
+    real_sparrowdo,
+    small_layers,
+    torture,
+)
 from builder.config import load
 from builder.plan import order
 from builder.tools.free_port import free_port
@@ -36,10 +51,10 @@ disk = "4 GiB"
 
 
 def on_page(section: dict[str, Any], found: dict[str, Any], folder: Path) -> str:
-    """As the page shows it, with plots that are there."""
+    """As the page shows it, with plots that are there, of a run like any other."""
     for plot in section.get("plots", ()):
         (folder / plot).touch()
-    text: str = PAGE["_text"](found | section, folder)
+    text: str = PAGE["_text"](found | conditions.Run().said() | section, folder)
     return text
 
 
@@ -49,7 +64,7 @@ def test_every_script_can_be_started(script: str) -> None:
 
 
 def test_a_layer_goes_all_ways_to_a_client(tmp_path: Path) -> None:
-    found = package_install.measure(tmp_path, 2, rounds=1)
+    found = package_install.measure(tmp_path, 2, rounds=1) | conditions.Run().said()
     assert set(found["ways"]) == set(package_install.NAMES)
     for way in found["ways"].values():
         assert way["bytes"] > 0
@@ -125,8 +140,11 @@ def test_bare_commands_run_beside_their_servers_and_leave_no_build(tmp_path: Pat
 def test_overhead_is_a_share_of_the_bare_commands(tmp_path: Path) -> None:
     row = overhead.row("demo", [(11.0, 4.0), (10.4, 4.0), (10.5, 3.0)], [(10.0, 2.0), (12.0, 2.0), (9.0, 2.0)])
     assert row["overhead"] == 0.05
-    found = {"when": conditions.now(), "machine": conditions.machine(), "images": [row]}
-    assert "| demo | 3 | 10.5 | 10.0 | 0.5 | 5.0% | 4.0 | 2.0 |" in on_page(overhead.section(found), found, tmp_path)
+    found = {"images": [row, row | {"overhead": 0.06}]}
+    text = on_page(overhead.section(found), found, tmp_path)
+    assert "| demo | 3 | 10.5 | 10.0 | 0.5 | 5.0% | 4.0 | 2.0 |" in text
+    assert text.endswith("At most 5% was the limit, which this run did not keep.\n")
+    overhead.plot(found, tmp_path / "plot.svg")
 
 
 def test_what_a_client_downloads_is_counted(tmp_path: Path) -> None:
@@ -169,16 +187,19 @@ def test_what_is_written_anew_is_published_once_whatever_its_names(tmp_path: Pat
 def test_nights_are_shown(tmp_path: Path) -> None:
     row = {"built": 2, "machines": 4, "seconds": 61.24, "published_bytes": 2**20, "downloaded_bytes": 2**19}
     found = {
-        "when": conditions.now(),
-        "machine": conditions.machine(),
         "image": "sandbox-tools-installed",
         "images": 3,
         "update_mib": 1,
-        "nights": [{"night": "nothing changed", "client_s": 1.0, **row}],
+        "nights": [
+            {"night": "the first", "client_s": 1.0, **row},
+            {"night": "nothing changed", "client_s": 1.0, **row, "seconds": 1.0, "published_bytes": 0},
+            {"night": "everything changed", "client_s": 1.0, **row},
+        ],
     }
     nights.plot(found, tmp_path / "plot.svg")
-    text = on_page(nights.section(found), found, tmp_path)
-    assert "| nothing changed | 2 | 4 | 61.2 | 1.00 | 0.50 | 1.0 |" in text
+    text = " ".join(on_page(nights.section(found), found, tmp_path).split())
+    assert "| everything changed | 2 | 4 | 61.2 | 1.00 | 0.50 | 1.0 |" in text
+    assert "Where everything changed, against nothing changed: 61.2 times the time, 1.00 times is downloaded." in text
 
 
 def test_all_changes_with_the_size_of_the_bases_disk(tmp_path: Path) -> None:
@@ -200,13 +221,117 @@ def test_an_update_is_a_newer_package_in_the_repository(tmp_path: Path) -> None:
 
 
 def test_work_of_others_is_seen() -> None:
-    others = conditions.Others()
+    run = conditions.Run()
     _, busy = conditions.timed(lambda: sum(range(10**6)))
     assert busy > 0
-    found = others.seen()
+    found = run.said(accelerator="tcg")
     assert found["others_processors"] >= 0
     assert found["busy"] is (found["others_processors"] > conditions.BUSY)
+    assert found["machine"]["accelerator"] == "tcg"
+
+
+def test_libvirts_machines_of_a_runs_state_are_its_own_work(tmp_path: Path) -> None:
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    work = "import sys, time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\nsys.stdin.read()"
+    started = []
+    seen = {folder: conditions._Machines([folder]) for folder in (mine, tmp_path / "nobody's")}
+    try:
+        for folder in (others, mine):
+            words = ["qemu-system-fake", "-c", work, "guest=demo,debug-threads=on", str(folder / "disk")]
+            process = subprocess.Popen(
+                words, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            started.append(process)
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done\n"
+        worked_s, nothing_s = (it.end() for it in seen.values())
+    finally:
+        for process in started:
+            process.communicate("")
+    assert worked_s > 0.4
+    assert nothing_s == 0
 
 
 def test_the_machine_is_shown() -> None:
-    assert PAGE["machine"](conditions.machine()).endswith(f"Linux {os.uname().release}")
+    shown = PAGE["machine"](conditions.machine() | {"accelerator": "tcg", "qemu": "7.2"})
+    assert shown.endswith(f"GiB of memory, Linux {os.uname().release}, tcg, QEMU 7.2")
+
+
+def test_a_command_is_told_without_this_machines_places() -> None:
+    argv = ["/x/benchmarks/small_layers.py", "--file", "/x/golden.toml", "--state=/y", "--add-mib", "0", "128"]
+    assert conditions.command([*argv, "--json", "/tmp/a.json"]) == (
+        "PYTHONPATH=. python3 benchmarks/small_layers.py --file golden.toml --state=STATE --add-mib 0 128 "
+        "--json docs/benchmarks-small-layers.json"
+    )
+    assert conditions.command(["plan.py"]) == "PYTHONPATH=. python3 benchmarks/plan.py"
+
+
+def test_tests_are_left_out_that_would_come_too_late() -> None:
+    took = [{"seconds": 50.0}, {"seconds": 60.0}]
+    now_s = time.monotonic()
+    assert bootstrap_once.is_time_for_more([], [], until_s=now_s - 1)
+    assert bootstrap_once.is_time_for_more(took, took, until_s=now_s + 1000)
+    assert not bootstrap_once.is_time_for_more(took, took, until_s=now_s + 119)
+
+
+def test_clones_say_which_limits_were_kept(tmp_path: Path) -> None:
+    found: dict[str, Any] = {
+        "image": "demo",
+        "clones": 70,
+        "made_s": 0.5,
+        "removed_s": 1.0,
+        "clones_bytes": 2**20,
+        "largest_clone_bytes": 2**10,
+        "one_copy_bytes": 2**20,
+        "copies_bytes_computed": 70 * 2**20,
+        "copies_s_computed": 35.0,
+        "cold_s": [15.0],
+        "warm_s": [1.5],
+    }
+    found |= {f"{kind}_{part}_s": found[f"{kind}_s"][0] for kind in ("cold", "warm") for part in ("p50", "p95")}
+    text = " ".join(on_page(clones.section(found), found, tmp_path).split())
+    assert "Copies take 70.0 times the time and 70.0 times the room of clones (computed)." in text
+    assert "A cold start takes 10.0 times a warm one, of the medians." in text
+    assert "70 clones in less than 5 s: kept; " in text
+    assert text.endswith("a warm start in 1/15 of a cold one: not kept.")
+
+
+def test_layers_are_drawn_and_their_limit_is_told(tmp_path: Path) -> None:
+    layer = {"packages_changed": 3, "new_data_bytes": 2**20, "golden_s": 30.0, "plain_s": 20.0}
+    layer |= {"golden_bytes": 2**21, "plain_bytes": 2**23, "limit_bytes": 2**26}
+    found = {"layers": [layer, layer]}
+    small_layers.plot(found, tmp_path / "plot.svg")
+    text = " ".join(on_page(small_layers.section(found), found, tmp_path).split())
+    assert "golden's room: 4.0 times with 1.0 MiB of new data" in text
+    assert "The limit was kept in this run." in text
+
+
+def test_plans_and_publications_are_drawn(tmp_path: Path) -> None:
+    times = {f"{what}, s": 1.0 for what in ("first plan", "nothing changed")}
+    plans = {"rows": [{"images": 10, **times}, {"images": 100, **times}], "night": {"images": 4, "seconds": 1}}
+    plans["night"] |= {"longest_s": 1}
+    plan.plot(plans, tmp_path / "plan.svg")
+    text = " ".join(on_page(plan.section(plans), plans, tmp_path).split())
+    assert '100 images against 10 take 1.00 times the time of "first plan"' in text
+    parts = dict.fromkeys(publish.PARTS, 0.1)
+    row = {"new_bytes": 1, "publish_s": 0.5, "publish_fastest_s": 0.4, "publish_processor_s": 0.1}
+    row |= {"nothing_new_s": 0.1, "createrepo_c_full_s": 1.0}
+    channels = [{"rpms_before": size, "parts_processor_s": parts, **row} for size in (10, 1000)]
+    found = {"large_mib": 1, "rounds": 5, "channels": channels}
+    publish.plot(found, tmp_path / "publish.svg")
+    text = " ".join(on_page(publish.section(found), found, tmp_path).split())
+    assert "createrepo_c over all of 1000: 2.0 times golden's" in text
+
+
+def test_what_was_measured_by_tests_is_drawn(tmp_path: Path) -> None:
+    real = {"sparrowdo": "1", "raku": "2", "sparrow6": "3", **dict.fromkeys(real_sparrowdo.STEPS, 10)}
+    real_sparrowdo.plot(real, tmp_path / "real.svg")
+    assert "| the bootstrap | 10 |" in on_page(real_sparrowdo.section(real), real, tmp_path)
+    trials = [{"scenario": "build", "kind": "SIGKILL for golden", "wrong": wrong} for wrong in ([], ["a lock is left"])]
+    found: dict[str, Any] = {"trials": trials, "seed": 1, "tried": 2, "survived": 1, "planned": 3, "missed": 0}
+    found |= {"places": 2, "seconds": 1.0, "dnf_installations": 1}
+    torture.plot(found, tmp_path / "torture.svg")
+    text = " ".join(on_page(torture.section(found), found, tmp_path).split())
+    assert "| build | 2 | 1 |" in text
+    assert "there was no time for 1 more" in text

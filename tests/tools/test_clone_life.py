@@ -298,8 +298,11 @@ def test_a_clone_that_went_on_from_a_mapped_memory_is_reverted(
 def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Command, memory: saved.Saved) -> None:
     (place,) = saved.places(golden.state)
     assert golden.json("gc", "--dry-run") == []
-    # Another amount of memory is other circumstances: it boots, without a try.
-    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "65 MiB", "--no-wait")
+    # Another amount of memory is other circumstances: it boots, without a try, and says why.
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "65 MiB", "--no-start")
+    code, _, err = golden("start", golden.prefix, "--no-wait")
+    assert code == 0
+    assert f"{golden.prefix} boots: memory of {memory.stem} is saved, but it does not fit: memory 64 → 65 MiB" in err
     assert clones.find(golden.state, golden.prefix).warm is None
     # So is another host's kernel.
     other = memory.model_copy(update={"circumstances": memory.circumstances.model_copy(update={"kernel": "0.0"})})
@@ -309,6 +312,27 @@ def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Comm
         place.name,
         "this host has another QEMU, libvirt, kernel or processor now",
     )
+    assert saved.places(golden.state) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--disk", "1 MiB"), "it has extra disks or a seed"),
+        (("--seed",), "it has extra disks or a seed"),
+        (("--network", "user", "--network", "lan=x"), "it has other network cards than the one in user mode"),
+    ],
+)
+def test_who_asks_for_a_warm_start_of_what_cannot_have_one_gets_a_boot_and_a_word(
+    golden: Command, words: tuple[str, ...], reason: str
+) -> None:
+    made = ("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait", *words)
+    code, _, err = golden(*made, GOLDEN_WARM="1")
+    assert code == 0, err
+    assert err.count(f"boot: a machine like this cannot go on from memory: {reason}") == 1
+    lease = clones.find(golden.state, golden.prefix)
+    assert lease.warm is None
+    assert clones.is_running(lease, golden.connection)
     assert saved.places(golden.state) == []
 
 

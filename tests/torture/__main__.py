@@ -6,15 +6,17 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.conditions import Run
 from tests.torture import world
 from tests.torture.campaign import KINDS, Campaign
-from tests.torture.report import Report, section, table
+from tests.torture.report import Report, table
 from tests.torture.scenarios import SCENARIOS, SHORT
 
 
@@ -36,9 +38,11 @@ def main() -> int:
         parser.error("the campaign makes mounts and processes of its own, for which it has to be root")
     seed = words.seed if words.seed is not None else random.SystemRandom().randrange(10**6)
     if words.jobs > 1:
-        return _tell(_side_by_side(words.jobs, seed), seed, words.json)
+        run = Run()
+        return _tell(_side_by_side(words.jobs, seed), seed, words.json, run)
     world.enter()
     folder = Path(tempfile.mkdtemp(prefix="golden-torture-", dir="/var/tmp"))
+    run = Run(folder)
     try:
         campaign = Campaign(
             folder,
@@ -54,7 +58,7 @@ def main() -> int:
     finally:
         world.leave(folder)
         shutil.rmtree(folder, ignore_errors=True)
-    return _tell(report, seed, words.json)
+    return _tell(report, seed, words.json, run)
 
 
 def _side_by_side(jobs: int, seed: int) -> Report:
@@ -78,9 +82,11 @@ def _side_by_side(jobs: int, seed: int) -> Report:
         return Report.of_parts([json.loads(file.read_text()) for file in files])
 
 
-def _tell(report: Report, seed: int, file: Path | None) -> int:
+def _tell(report: Report, seed: int, file: Path | None, run: Run) -> int:
     if file:
-        found = {**section(report, seed=seed), "seed": seed, **report.as_json()}
+        words = ["docs/benchmarks-torture.json" if word == str(file) else word for word in sys.argv[1:]]
+        command = f"python3 -m tests.torture {shlex.join(words)}"
+        found = {**run.said(), "command": command, "seed": seed, **report.as_json()}
         trials = ",\n".join(f"  {json.dumps(it)}" for it in found.pop("trials"))
         # A line for each trial.
         file.write_text(f'{json.dumps(found, indent=1)[:-2]},\n "trials": [\n{trials}\n ]\n}}\n')

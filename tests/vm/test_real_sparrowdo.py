@@ -18,18 +18,18 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.conditions import Run
 from tests.commands import Ended
 from tests.vm.conftest import Golden
 
@@ -78,6 +78,7 @@ def project(golden: Golden, shared_path: Path) -> Iterator[Golden]:
 
 @pytest.mark.real_sparrowdo
 def test_bootstrap_smoke_and_a_test(project: Golden) -> None:
+    run = Run(project.state)
     build = project("build", "sandbox-real")
     facts = project("show", "sandbox-real", "--json").json
     assert re.fullmatch(r"20\d\d\.\d\d.*", facts["software"]["raku"])
@@ -89,30 +90,31 @@ def test_bootstrap_smoke_and_a_test(project: Golden) -> None:
     assert "hello from a test" in ended.stdout
     assert "the sparrowfile ended with 42" in ended.stdout
     if file := os.environ.get("GOLDEN_TEST_FIGURES"):
-        Path(file).write_text(json.dumps(figures(build, facts, test_s), indent=2) + "\n", encoding="utf-8")
+        Path(file).write_text(
+            json.dumps(figures(build, facts, test_s) | said(run, facts), indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def figures(build: Ended, facts: dict[str, Any], test_s: float) -> dict[str, Any]:
-    """What benchmarks/page.py shows. The runs of one step are told by the clock in front of golden's lines."""
+    """What benchmarks/real_sparrowdo.py shows. Runs of one step are told by the clock in front of golden's lines."""
     words = ("the bootstrap", "sparrow/layer.raku", "the smoke sparrowfile", "shutting down")
     clock = [re.search(rf"^(\d\d:\d\d:\d\d) .*sparrowdo: .*{word}$", build.stderr, re.MULTILINE) for word in words]
     times = [datetime.strptime(found[1], "%H:%M:%S") for found in clock if found]
     took = [(after - before).seconds for before, after in itertools.pairwise(times)]
-    rows = [["the bootstrap", took[0]], ["the layer's sparrowfile, by sudo", took[1]]]
-    rows += [["the smoke sparrowfile, without sudo", took[2]]]
-    rows += [
-        ["the whole layer, with boot, cleaning and compression", round(sum(it["seconds"] for it in facts["times"]))]
-    ]
-    rows += [["a test on a clone, with boot", round(test_s)]]
     version = subprocess.run(["sparrowdo", "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
-    brought = [f"GOLDEN_TEST_{name}" for name in ("RAKU", "HOME", "ZEF") if f"GOLDEN_TEST_{name}" in os.environ]
     return {
-        "title": "Sparrowdo itself",
-        "when": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{os.cpu_count()} processors, Linux {platform.release()}, {facts['accelerator']}",
-        "busy": os.getloadavg()[2] > (os.cpu_count() or 1),
-        "command": " ".join([*(f"{name}=…" for name in brought), "pytest -m real_sparrowdo tests/vm"]),
-        "about": f"Sparrowdo {version} against a sandbox guest with Rakudo {facts['software']['raku']}; then there is "
-        f"Sparrow6 {facts['software']['sparrow6']} in it. [sparrowdo.md](sparrowdo.md) says what of it was real.",
-        "tables": [{"head": ["", "s"], "rows": rows}],
+        "sparrowdo": version,
+        "raku": facts["software"]["raku"],
+        "sparrow6": facts["software"]["sparrow6"],
+        "bootstrap_s": took[0],
+        "layer_s": took[1],
+        "smoke_s": took[2],
+        "whole_s": round(sum(it["seconds"] for it in facts["times"])),
+        "test_s": round(test_s),
     }
+
+
+def said(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    brought = [f"{variable}=…" for variable in (*VARIABLES.values(), "GOLDEN_TEST_FIGURES") if variable in os.environ]
+    command = " ".join([*brought, "pytest -m real_sparrowdo tests/vm"])
+    return run.said(accelerator=facts["accelerator"]) | {"command": command}
