@@ -20,6 +20,7 @@ from builder.cli.session import (
     print_json,
     print_table,
 )
+from builder.clones import removal
 from builder.errors import HostError, VerifyError
 from builder.harness import declaration, schedule, suite
 from builder.harness.attempt import Attempts, Keep
@@ -115,10 +116,11 @@ def test(
         return
     lab = _with_accelerator(lab, session)
     parent = session.state / "tests" / (session.project.name if session.has_project else "none")
-    place = results.absolute() if results else suite.new_folder(parent)
+    place = results.absolute() if results else suite.new_folder(parent, keep_s=keep_s)
     place.mkdir(parents=True, exist_ok=True)
     for old in suite.expire(parent, keep_s=keep_s):
         session.reporter.note(f"removed the results of {old.name}")
+    removal.release(session.state)
     stop = threading.Event()
     execute = Attempts(
         lab,

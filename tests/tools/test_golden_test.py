@@ -17,7 +17,9 @@ import pytest
 from junitparser import JUnitXml
 
 from builder import clones
+from builder.clones import Owner
 from builder.errors import ConfigError
+from builder.harness import suite
 from builder.store import Store
 from builder.tools import ssh
 from builder.tools.libvirt import connect
@@ -46,7 +48,10 @@ class Project:
 
     def run(self, *words: str | Path, expect: int, **more: str) -> tuple[str, str]:
         with self.start(*words, **more) as golden:
-            out, err = golden.communicate(timeout=120)
+            try:
+                out, err = golden.communicate(timeout=240)
+            finally:
+                golden.terminate()
         print(out, err)
         assert golden.returncode == expect
         return out, err
@@ -138,6 +143,20 @@ def test_a_failure_ends_with_5_and_says_where_its_bundle_is(project: Project) ->
     said = project.run("clone", "revive", bundle, expect=2)[1]
     assert "has no disk" in said
     assert "golden test --keep-fail all" in said
+
+
+def test_results_that_nobody_came_back_for_are_collected(project: Project) -> None:
+    results = project.state / "tests/demo/20260101-000000"
+    (results / "sandbox-base/tests.slow/run-1").mkdir(parents=True)
+    dead = Owner(pid=os.getpid(), start=1, boot="of another time")
+    (results / "run.json").write_text(suite.Run(owner=dead, keep_s=60).model_dump_json())
+    assert json.loads(project.run("clone", "gc", "--dry-run", "--json", expect=0)[0]) == []
+    os.utime(results, (0, 0))
+    (found,) = json.loads(project.run("clone", "gc", "--dry-run", "--json", expect=0)[0])
+    assert (found["kind"], found["name"]) == ("results", "demo/20260101-000000")
+    assert results.exists()
+    project.run("clone", "gc", expect=0)
+    assert not results.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

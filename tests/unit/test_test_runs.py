@@ -274,18 +274,30 @@ def test_green_is_green_with_flaky_and_known_failures(tmp_path: Path) -> None:
 
 
 def test_results_are_removed_when_their_time_is_over(tmp_path: Path) -> None:
-    old, new, unfinished, foreign = (
-        tmp_path / name for name in ("20260101-000000", "20261121-000000-2", "20260102-000000", "mine")
-    )
-    for folder in (old, new, unfinished, foreign):
+    names = ("20260101-000000", "20261121-000000-2", "20260102-000000", "20260103-000000", "mine")
+    old, new, without, killed, foreign = (tmp_path / name for name in names)
+    for folder in (old, new, without, killed, foreign):
         folder.mkdir()
-        if folder != unfinished:
+        if folder not in (without, killed):
             (folder / "results.json").touch()
-        if folder != new:
-            os.utime(folder, (0, 0))
-    assert suite.expire(tmp_path, keep_s=3600) == [old]
-    assert not old.exists()
-    assert all(folder.exists() for folder in (new, unfinished, foreign))
+    running = suite.new_folder(tmp_path, keep_s=3600)
+    facts = suite.Run.model_validate_json((running / "run.json").read_bytes())
+    dead = facts.owner.model_copy(update={"start": facts.owner.start + 1})
+    (killed / "run.json").write_text(facts.model_copy(update={"owner": dead}).model_dump_json())
+    for folder in (old, without, killed, running, foreign):
+        os.utime(folder, (0, 0))
+    assert suite.expired(tmp_path) == [old, without, killed]
+    assert suite.expire(tmp_path, keep_s=3600) == [old, without, killed]
+    assert not any(folder.exists() for folder in (old, without, killed))
+    assert all(folder.exists() for folder in (new, running, foreign))
+
+
+def test_each_run_says_how_long_it_is_kept(tmp_path: Path) -> None:
+    short, long = suite.new_folder(tmp_path, keep_s=60), suite.new_folder(tmp_path, keep_s=10**9)
+    for folder in (short, long):
+        (folder / "results.json").touch()
+        os.utime(folder, (time.time() - 3600,) * 2)
+    assert suite.expired(tmp_path) == [short]
 
 
 # --- payloads
