@@ -29,6 +29,7 @@ from builder.tools import qcow2, qemu_img, ssh
 from builder.tools.domain import domain_xml
 from builder.tools.libvirt import Connection, connect
 from tests.builds import add_chain
+from tests.tools.test_corruption import flip
 
 IMAGE = "sandbox-bootstrapped"
 
@@ -228,6 +229,48 @@ def test_one_that_stood_still_when_golden_was_killed_goes_on(golden: Command) ->
     assert golden.json("list")[0]["state"] == "running"
 
 
+@pytest.mark.parametrize("file", ["memory", "disk.qcow2"])
+def test_a_snapshot_with_a_flipped_byte_is_never_gone_back_to(golden: Command, file: str) -> None:
+    name, place = golden.prefix, clones.directory(golden.state, golden.prefix)
+    golden.create(name, "--no-wait")
+    golden.json("snapshot", name, "one")
+    assert deeply(golden) == []
+    path = place / "snapshots/one" / file
+    flip(path)
+    before = (place / "disk.qcow2").stat()
+    code, _, err = golden("revert", name, "one")
+    assert (code, f"the snapshot 'one' is damaged: {path} was changed after it was taken" in err) == (5, True)
+    # The clone is what it was.
+    after = (place / "disk.qcow2").stat()
+    assert (golden.json("list")[0]["state"], after.st_ino) == ("running", before.st_ino)
+    assert deeply(golden) == [f"snapshot one of {name}"]
+    path.unlink()
+    code, _, err = golden("revert", name, "one")
+    assert (code, f"{path} is gone" in err, f"rm -r {path.parent}" in err) == (5, True, True)
+
+
+def test_the_facts_of_a_snapshot_with_a_flipped_byte_are_named(golden: Command) -> None:
+    name, place = golden.prefix, clones.directory(golden.state, golden.prefix)
+    golden.create(name, "--no-start")
+    golden.json("snapshot", name, "one")
+    facts = place / "snapshots/one/snapshot.json"
+    flip(facts, at=0)
+    for words in (("snapshot", name), ("revert", name, "one")):
+        code, _, err = golden(*words)
+        assert (code, f"the facts of a snapshot are damaged: {facts}" in err) == (5, True), err
+    assert deeply(golden) == [f"snapshot one of {name}"]
+    # One that an earlier golden took has no digests, and is as good as it was.
+    flip(facts, at=0)
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "crc32"}))
+    assert golden.json("revert", name, "one")["state"] == "off"
+
+
+def deeply(golden: Command) -> list[str]:
+    """What `golden doctor --deep` finds wrong."""
+    found = soundness.examine(golden.state, reporter=Reporter("quiet"))
+    return [finding.check for finding in found if finding.state != "ok"]
+
+
 # --- saved memory, of machines that have no agent in them -----------------------------------------------------------
 
 
@@ -313,6 +356,14 @@ def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Comm
         "this host has another QEMU, libvirt, kernel or processor now",
     )
     assert saved.places(golden.state) == []
+
+
+def test_saved_memory_whose_facts_are_damaged_is_named(golden: Command, memory: saved.Saved) -> None:
+    assert deeply(golden) == []
+    flip(saved.folder(golden.state) / memory.circumstances.key / "warm.json", at=0)
+    assert deeply(golden) == [f"memory {memory.circumstances.key}"]
+    # It is as if it were not there.
+    assert saved.find(golden.state, memory.circumstances) is None
 
 
 @pytest.mark.parametrize(
