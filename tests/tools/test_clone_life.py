@@ -22,7 +22,7 @@ from builder.clones import collection, first_start, saved, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
-from builder.errors import ToolError
+from builder.errors import HostError, ToolError
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qcow2, qemu_img, ssh
@@ -412,18 +412,25 @@ def test_the_memory_of_an_image_is_saved_by_itself_at_its_first_start(
     assert list(saved.folder(golden.state).iterdir()) == []
 
 
-def test_memory_that_cannot_be_saved_is_told_once_and_its_clones_boot(
-    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (ToolError("its guest takes no agent"), 1),
+        (HostError("there is no memory"), 2),  # there may be, the next time
+    ],
+)
+def test_memory_that_cannot_be_saved_is_told_and_its_clones_boot(
+    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, times: int
 ) -> None:
     def refuse(*_words: object, **_more: object) -> None:
-        raise ToolError("its guest takes no agent")
+        raise error
 
     monkeypatch.setattr(warm, "prepare", refuse)
     more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
     for _ in range(2):
         first_start.prepare(ordered(golden), reporter=Reporter("plain"), boot_timeout_s=1, **more)
     said = capsys.readouterr().err
-    assert said.count("could not be saved; its clones boot: its guest takes no agent") == 1
+    assert said.count(f"could not be saved; its clones boot: {error}") == times
 
 
 # --- owners and garbage -------------------------------------------------------------------------------------------
