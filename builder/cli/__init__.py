@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -68,6 +69,11 @@ def golden(context: click.Context, file: Path, state: Path | None, progress: Sty
         state=(state or default_state()).absolute(),
         reporter=Reporter(progress),
     )
+
+
+if "_GOLDEN_COMPLETE" in os.environ:
+    # bash's words are put together there.
+    importlib.import_module("builder.cli.completion")
 
 
 def main() -> None:
