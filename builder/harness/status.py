@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import clones, store
+from builder.clones import in_use
 from builder.clones.collection import Garbage, collect
 from builder.errors import VerifyError
 from builder.frozen import Frozen
@@ -18,7 +19,8 @@ from builder.tools.libvirt import Connection
 class Installed(Frozen):
     """One version of an image. age_s: since it was built. channel: the newest version there, None if it has none.
 
-    is_current: whether a link leads to it, or to an image that stands on it. used_by: clones with a lease on its file.
+    is_current: whether a link leads to it, or to an image that stands on it. used_by: clones with a lease on its file,
+    and machines of this host that run on it, whoever they belong to.
     """
 
     image: str
@@ -74,19 +76,25 @@ def look(
     now: datetime,
     note: Callable[[str], None],
 ) -> Status:
-    """images: folder of installed images. channel: image -> newest version. Nothing is changed."""
+    """images: folder of installed images. channel: image -> newest version. Nothing is changed.
+
+    Leases are those of `state`. Of others, only what runs is seen.
+    """
     current, damaged = _current(images)
     users: dict[Path, list[str]] = {}
     leases = list(clones.whole_leases(state))
     for lease in leases:
         for file in lease.files:
             users.setdefault(file.resolve(), []).append(lease.name)
+    ours = {lease.domain_name for lease in leases}
+    running = {name: disks for name, disks in in_use.machines().items() if name not in ours}
     found = []
     for facts in sorted(images.glob("*.json")):
         file = facts.with_suffix(".qcow2").resolve()
         if file.exists():
             build = store.read_build(facts)
-            used_by = tuple(sorted(users.get(file, [])))
+            others = [name for name, disks in running.items() if any(in_use.is_same(file, disk) for disk in disks)]
+            used_by = tuple(sorted([*users.get(file, []), *others]))
             found.append(_installed(build, file, is_current=file in current, used_by=used_by, channel=channel, now=now))
     return Status(
         images=tuple(sorted(found, key=lambda one: (one.image, version_key(one.version)))),
