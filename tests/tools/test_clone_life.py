@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -561,6 +562,25 @@ def _left(golden: Command) -> list[str]:
     left = [str(path) for path in (golden.state / "clones").iterdir() if path.name not in (".locks", ".bases")]
     left += [str(path) for path in (golden.state / "clones/.bases").iterdir()]
     return left + [it.name for it in golden.connection.domains() if golden.prefix in it.name]
+
+
+def test_the_example_in_the_documentation_runs(
+    golden: Command, open_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands, but for the machine's name and KVM, on an image without a guest that would answer."""
+    page = (Path(__file__).parents[2] / "docs/clones.md").read_text()
+    (text,) = re.findall(r"^## From Python\n```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    text = text.replace('name="web1"', f'name="{golden.prefix}"').replace('accelerator="kvm"', 'accelerator="tcg"')
+    (golden.store.images / "rocky9-web-installed.qcow2").symlink_to(f"{IMAGE}-20261121.1.qcow2")
+    monkeypatch.setattr(clones, "INSTALLED_IMAGES", golden.store.images)
+    monkeypatch.setattr("builder.store.default_state", lambda: golden.state)
+    said: list[clones.Lease] = []
+    monkeypatch.setattr(clones, "wait", lambda lease, **_more: said.append(lease))
+    monkeypatch.setenv("PATH", fake(open_path, "ssh", 'for w; do :; done; echo "ran $w"')["PATH"])
+    exec(compile(text, "docs/clones.md", "exec"), {})
+    assert capsys.readouterr().out == "ran uname -r\n\n"
+    assert [(lease.name, lease.memory_mib) for lease in said] == [(golden.prefix, 2048)]
+    assert clones.names(golden.state) == []
 
 
 # --- into the guest, with fake programs ------------------------------------------------------------------------
