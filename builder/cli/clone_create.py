@@ -24,7 +24,7 @@ from builder.cli.clone_options import (
 from builder.cli.clone_source import reaching, source_of
 from builder.cli.completion import complete_clonable
 from builder.cli.session import Session, examples, images_option, json_option, key_option, pass_session, print_json
-from builder.clones import habit, pools, ready, warm
+from builder.clones import first_start, pools, ready, warm
 from builder.errors import ConfigError
 from builder.model import Firmware
 from builder.tools import libvirt, ssh
@@ -93,8 +93,8 @@ from builder.units import format_bytes, format_seconds
     "is_warm",
     default=None,
     envvar="GOLDEN_WARM",
-    help="Save the image's memory first if that was not done / boot, whatever is saved.  [default: save it when an "
-    "image is started here for the second time]",
+    help="Save the image's memory first if that was not done / boot, whatever is saved.  [default: save it where that "
+    "can be done]",
 )
 @click.option(
     "--from-pool",
@@ -181,7 +181,7 @@ def create(
         else:
             is_cold = is_warm is False
             if is_warm and orders:
-                is_cold = not habit.prepare_now(
+                is_cold = not first_start.prepare_as_asked(
                     orders[0],
                     state=session.state,
                     connection=connection,
@@ -190,7 +190,7 @@ def create(
                     capacity=limit,
                 )
             elif is_warm is None and orders and not no_wait:
-                habit.prepare_again(
+                first_start.prepare(
                     orders[0],
                     state=session.state,
                     connection=connection,
@@ -208,8 +208,6 @@ def create(
                 capacity=limit,
                 is_cold=is_cold,
             )
-            for lease in made if not no_wait else ():
-                habit.remember(lease, state=session.state, connection=connection)
         undone.pop_all()
     made, seconds = [*(lease for lease, _ in got), *made], [*(took_s for _, took_s in got), *seconds]
     _print_made(made, source, seconds, state="off" if no_start else "running", as_json=as_json, taken=len(got))

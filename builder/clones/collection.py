@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from builder.clones import habit, pins, pools, saved
+from builder.clones import first_start, pins, pools, saved
 from builder.clones.leases import DISK, directory, find, lock, names, whole_leases
 from builder.clones.removal import release, remove
 from builder.errors import ConfigError, HostError, VerifyError
@@ -23,7 +23,7 @@ _REMEMBERED_S = 30 * 24 * 3600.0
 class Garbage(Frozen):
     """kind, name: what it is. reason: why nobody needs it. Sizes in bytes on this disk."""
 
-    kind: Literal["clone", "pool", "rest", "machine", "memory", "links"]
+    kind: Literal["clone", "pool", "rest", "machine", "memory", "links", "results"]
     name: str
     reason: str
     size_bytes: int = 0
@@ -55,7 +55,7 @@ def collect(
     found += _memory(state, is_dry=is_dry, with_memory=with_memory, connection=connection)
     if not is_dry:
         found += [
-            Garbage(kind="links", name=place.name, reason="no clone stands on them")
+            Garbage(kind="links", name=place.name, reason="no clone or bundle stands on them")
             for place in release(state, is_thorough=True)
         ]
     return found
@@ -131,7 +131,7 @@ def _memory(state: Path, *, is_dry: bool, with_memory: bool, connection: Connect
     """Saved memory that fits no more: of another QEMU, libvirt, kernel or agent, or of an image that is gone."""
     users = {lease.warm for lease in whole_leases(state)}
     if not is_dry:
-        habit.forget(state, older_than_s=0 if with_memory else _REMEMBERED_S)
+        first_start.forget(state, older_than_s=0 if with_memory else _REMEMBERED_S)
     for place in saved.places(state):
         reason = _why_unfit(place, connection)
         if reason is None and with_memory:

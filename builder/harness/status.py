@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import clones, store
-from builder.clones import in_use
+from builder.clones import holds, in_use
 from builder.clones.collection import Garbage, collect
 from builder.errors import VerifyError
 from builder.frozen import Frozen
@@ -21,6 +21,7 @@ class Installed(Frozen):
 
     is_current: whether a link leads to it, or to an image that stands on it. used_by: clones with a lease on its file,
     and machines of this host that run on it, whoever they belong to.
+    held_by: bundles whose disks stand on it.
     """
 
     image: str
@@ -31,6 +32,7 @@ class Installed(Frozen):
     channel: str | None
     is_current: bool
     used_by: tuple[str, ...]
+    held_by: tuple[Path, ...]
 
     @property
     def is_behind(self) -> bool:
@@ -39,7 +41,7 @@ class Installed(Frozen):
     @property
     def is_free(self) -> bool:
         """Whether its package could be removed without harm to anybody."""
-        return not self.is_current and not self.used_by
+        return not self.is_current and not self.used_by and not self.held_by
 
 
 class Leased(Frozen):
@@ -88,14 +90,27 @@ def look(
             users.setdefault(file.resolve(), []).append(lease.name)
     ours = {lease.domain_name for lease in leases}
     running = {name: disks for name, disks in in_use.machines().items() if name not in ours}
+    bundles: dict[Path, list[Path]] = {}
+    for hold in holds.holds(state):
+        for file in hold.files:
+            bundles.setdefault(file.resolve(), []).append(hold.bundle)
     found = []
     for facts in sorted(images.glob("*.json")):
         file = facts.with_suffix(".qcow2").resolve()
         if file.exists():
             build = store.read_build(facts)
             others = [name for name, disks in running.items() if any(in_use.is_same(file, disk) for disk in disks)]
-            used_by = tuple(sorted([*users.get(file, []), *others]))
-            found.append(_installed(build, file, is_current=file in current, used_by=used_by, channel=channel, now=now))
+            found.append(
+                _installed(
+                    build,
+                    file,
+                    is_current=file in current,
+                    used_by=tuple(sorted([*users.get(file, []), *others])),
+                    held_by=tuple(sorted(bundles.get(file, []))),
+                    channel=channel,
+                    now=now,
+                )
+            )
     return Status(
         images=tuple(sorted(found, key=lambda one: (one.image, version_key(one.version)))),
         leases=tuple(
@@ -121,6 +136,7 @@ def _installed(
     *,
     is_current: bool,
     used_by: tuple[str, ...],
+    held_by: tuple[Path, ...],
     channel: Mapping[str, str],
     now: datetime,
 ) -> Installed:
@@ -133,6 +149,7 @@ def _installed(
         channel=channel.get(build.image),
         is_current=is_current,
         used_by=used_by,
+        held_by=held_by,
     )
 
 

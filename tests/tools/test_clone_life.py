@@ -19,17 +19,18 @@ from typing import Any
 import pytest
 
 from builder import clones, soundness
-from builder.clones import collection, habit, saved, warm
+from builder.clones import collection, first_start, saved, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
-from builder.errors import ToolError
+from builder.errors import HostError, ToolError
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qcow2, qemu_img, ssh
 from builder.tools.domain import domain_xml
 from builder.tools.libvirt import Connection, connect
 from tests.builds import add_chain
+from tests.tools.test_corruption import flip
 
 IMAGE = "sandbox-bootstrapped"
 
@@ -193,11 +194,11 @@ def test_memory_is_shared_by_all_and_waited_for_if_wanted(golden: Command, open_
     code, _, err = golden(*words, "--host-memory", limit)
     assert (code, err.count(f"there is no memory for {golden.prefix}-2: 64 MiB are needed")) == (3, 1)
     assert f"golden-{golden.prefix} 8192" in err
-    with golden.started(*words, "--host-memory", limit, "--wait-memory", "60s") as waiting:
+    with golden.started(*words, "--host-memory", limit, "--wait-memory", "900s") as waiting:
         assert waiting.stderr is not None
         assert any("waiting for 64 MiB of memory" in line for line in iter(waiting.stderr.readline, ""))
         golden.json("destroy", golden.prefix)
-        _, err = waiting.communicate(timeout=60)
+        _, err = waiting.communicate(timeout=1000)
     assert waiting.returncode == 0, err
 
 
@@ -227,6 +228,48 @@ def test_one_that_stood_still_when_golden_was_killed_goes_on(golden: Command) ->
     assert (code, golden.json("list")[0]["state"]) == (-signal.SIGKILL, "off")
     assert golden.json("snapshot", golden.prefix, "one")[0]["has_memory"] is True
     assert golden.json("list")[0]["state"] == "running"
+
+
+@pytest.mark.parametrize("file", ["memory", "disk.qcow2"])
+def test_a_snapshot_with_a_flipped_byte_is_never_gone_back_to(golden: Command, file: str) -> None:
+    name, place = golden.prefix, clones.directory(golden.state, golden.prefix)
+    golden.create(name, "--no-wait")
+    golden.json("snapshot", name, "one")
+    assert deeply(golden) == []
+    path = place / "snapshots/one" / file
+    flip(path)
+    before = (place / "disk.qcow2").stat()
+    code, _, err = golden("revert", name, "one")
+    assert (code, f"the snapshot 'one' is damaged: {path} was changed after it was taken" in err) == (5, True)
+    # The clone is what it was.
+    after = (place / "disk.qcow2").stat()
+    assert (golden.json("list")[0]["state"], after.st_ino) == ("running", before.st_ino)
+    assert deeply(golden) == [f"snapshot one of {name}"]
+    path.unlink()
+    code, _, err = golden("revert", name, "one")
+    assert (code, f"{path} is gone" in err, f"rm -r {path.parent}" in err) == (5, True, True)
+
+
+def test_the_facts_of_a_snapshot_with_a_flipped_byte_are_named(golden: Command) -> None:
+    name, place = golden.prefix, clones.directory(golden.state, golden.prefix)
+    golden.create(name, "--no-start")
+    golden.json("snapshot", name, "one")
+    facts = place / "snapshots/one/snapshot.json"
+    flip(facts, at=0)
+    for words in (("snapshot", name), ("revert", name, "one")):
+        code, _, err = golden(*words)
+        assert (code, f"the facts of a snapshot are damaged: {facts}" in err) == (5, True), err
+    assert deeply(golden) == [f"snapshot one of {name}"]
+    # One that an earlier golden took has no digests, and is as good as it was.
+    flip(facts, at=0)
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "crc32"}))
+    assert golden.json("revert", name, "one")["state"] == "off"
+
+
+def deeply(golden: Command) -> list[str]:
+    """What `golden doctor --deep` finds wrong."""
+    found = soundness.examine(golden.state, reporter=Reporter("quiet"))
+    return [finding.check for finding in found if finding.state != "ok"]
 
 
 # --- saved memory, of machines that have no agent in them -----------------------------------------------------------
@@ -316,6 +359,14 @@ def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Comm
     assert saved.places(golden.state) == []
 
 
+def test_saved_memory_whose_facts_are_damaged_is_named(golden: Command, memory: saved.Saved) -> None:
+    assert deeply(golden) == []
+    flip(saved.folder(golden.state) / memory.circumstances.key / "warm.json", at=0)
+    assert deeply(golden) == [f"memory {memory.circumstances.key}"]
+    # It is as if it were not there.
+    assert saved.find(golden.state, memory.circumstances) is None
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -344,42 +395,43 @@ def ordered(golden: Command) -> clones.Order:
     )
 
 
-def test_the_memory_of_an_image_that_is_started_again_is_saved_by_itself(
+def test_the_memory_of_an_image_is_saved_by_itself_at_its_first_start(
     golden: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
     monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: ())
     more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
-    again = functools.partial(
-        habit.prepare_again, ordered(golden), reporter=Reporter("quiet"), boot_timeout_s=1, **more
+    prepare = functools.partial(
+        first_start.prepare, ordered(golden), reporter=Reporter("quiet"), boot_timeout_s=1, **more
     )
-    again()
-    assert saved.places(golden.state) == []  # nobody knows yet that there will be a second one
-    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
-    habit.remember(clones.find(golden.state, golden.prefix), **more)
-    again()
+    prepare()
     (place,) = saved.places(golden.state)
     made = (place / "warm.json").stat().st_mtime_ns
-    again()
+    prepare()
     assert (place / "warm.json").stat().st_mtime_ns == made
     golden.json("gc", "--memory")
     assert list(saved.folder(golden.state).iterdir()) == []
 
 
-def test_memory_that_cannot_be_saved_is_told_once_and_its_clones_boot(
-    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (ToolError("its guest takes no agent"), 1),
+        (HostError("there is no memory"), 2),  # there may be, the next time
+    ],
+)
+def test_memory_that_cannot_be_saved_is_told_and_its_clones_boot(
+    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, times: int
 ) -> None:
     def refuse(*_words: object, **_more: object) -> None:
-        raise ToolError("its guest takes no agent")
+        raise error
 
     monkeypatch.setattr(warm, "prepare", refuse)
-    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
     more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
-    habit.remember(clones.find(golden.state, golden.prefix), **more)
     for _ in range(2):
-        habit.prepare_again(ordered(golden), reporter=Reporter("plain"), boot_timeout_s=1, **more)
+        first_start.prepare(ordered(golden), reporter=Reporter("plain"), boot_timeout_s=1, **more)
     said = capsys.readouterr().err
-    assert said.count("could not be saved; its clones boot: its guest takes no agent") == 1
+    assert said.count(f"could not be saved; its clones boot: {error}") == times
 
 
 # --- owners and garbage -------------------------------------------------------------------------------------------
