@@ -106,7 +106,8 @@ def give_way(
     besides: is none of them. None is removed if that would not be enough. Machines that wait are there to save time,
     not to keep others out.
     """
-    missing = sum(declared().values()) + mib - capacity.total_mib
+    own = f"golden-{besides}" if besides else None
+    missing = sum(declared(besides=own).values()) + mib - capacity.total_mib
     if missing <= 0:
         return []
     candidates = [lease for lease in reversed(waiting(state)) if lease.name != besides]

@@ -18,8 +18,8 @@ import pytest
 
 from builder import clones
 from builder.cli.collect import leased
-from builder.clones import collection, removal
-from builder.errors import ConfigError, ToolError, VerifyError
+from builder.clones import collection, memory, ready, removal
+from builder.errors import ConfigError, HostError, ToolError, VerifyError
 from builder.harness import disk_results, evidence, lans
 from builder.harness.attempt import Attempts, Keep, wanted
 from builder.harness.declaration import Role, Script, Test
@@ -140,6 +140,20 @@ def test_a_host_without_the_key_is_no_fault_of_the_test(lab: Lab, job: Job, tmp_
     found = attempt(lab, job, tmp_path / "results")
     assert found.cause == "host"
     assert "machines for tests need the key that their image lets in" in found.why
+
+
+def test_machines_of_one_test_have_room_together_or_not_at_all(
+    lab: Lab, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "declared", lambda **_: {"golden-other": 64})
+    monkeypatch.setattr(ready, "declared", lambda **_: {"golden-other": 64})
+    lab.host_mib, lab.memory_wait_s = 128, 0
+    with pytest.raises(HostError, match=r"no memory for a-\d+-\d+, b-\d+-\d+: 128 MiB are needed, 64 MiB are free"):  # noqa: SIM117
+        with lab.running({"a": WANTED, "b": WANTED}, is_waited=False):
+            pytest.fail("there is room for one")
+    assert clones.names(store.state) == []
+    with lab.running({"a": WANTED}, is_waited=False) as guests:
+        assert list(guests) == ["a"]
 
 
 def test_machines_reach_each_others_ports(lab: Lab, job: Job, connection: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,52 @@ def test_a_failure_ends_with_5_and_says_where_its_bundle_is(project: Project) ->
     said = project.run("clone", "revive", bundle, expect=2)[1]
     assert "has no disk" in said
     assert "golden test --keep-fail all" in said
+
+
+def test_what_all_machines_may_have_together_is_heeded(project: Project) -> None:
+    words = ("test", "--image", "sandbox-base")
+    said = "there is no memory for tests/slow on sandbox-base: 64 MiB are needed, 32 MiB are there"
+    assert said in project.run(*words, "--host-memory", "32 MiB", expect=3)[1]
+    assert said in project.run(*words, expect=3, GOLDEN_HOST_MEMORY="32 MiB")[1]
+
+
+def test_a_test_that_waits_for_memory_says_so(project: Project) -> None:
+    name = f"held-{os.getpid()}"
+    project.run("clone", "create", name, "--image", "sandbox-base", "--memory", "1 GiB", "--no-wait", expect=0)
+    words = ("test", "--image", "sandbox-base", "--host-memory", "1 GiB", "--wait-memory", "1s")
+    out, err = project.run(*words, "--json", expect=3)
+    assert re.search(r"main-\d+-\d+: waiting for 64 MiB of memory", err)
+    assert "this host could not run 1 of 1 tests" in err
+    assert "there is no memory for main-" in json.loads(out)["results"][0]["outcomes"][0]["why"]
+    assert clones.names(project.state) == [name]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_pytest_ends_with_what_golden_had_to_say(project: Project, workers: tuple[str, ...]) -> None:
+    (project.folder / "test_it.py").write_text(
+        "def test_it(golden_lab):\n"
+        "    golden_lab.reporter.note('web1 boots')\n"
+        "    golden_lab.reporter.note('web1 boots')\n"
+        "    assert golden_lab.capacity().total_mib == 32\n"
+    )
+    environment = {"GOLDEN_FILE": str(project.folder / "golden.toml"), "GOLDEN_STATE": str(project.state)}
+    environment |= {"GOLDEN_HOST_MEMORY": "32 MiB", "PYTHONPATH": str(TOP), "PYTEST_ADDOPTS": ""}
+    words = ["-m", "pytest", "-p", "builder.pytest_golden", "-p", "no:cacheprovider", *workers, "test_it.py"]
+
+    def ended(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words, *more],
+            cwd=project.folder,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    found = ended()
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert re.search(r"=+ golden =+\s+web1 boots\n=", found.stdout)
+    assert "--golden-host-memory, or GOLDEN_HOST_MEMORY: '16' is not a size" in ended("--golden-host-memory=16").stdout
 
 
 def test_results_that_nobody_came_back_for_are_collected(project: Project) -> None:
