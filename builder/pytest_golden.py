@@ -24,6 +24,7 @@ import pytest
 if TYPE_CHECKING:
     from builder.harness.guest import Guest
     from builder.harness.lab import Lab, Wanted
+    from builder.harness.vigil import Vigil
 
 _SCOPES = ("function", "class", "module", "package", "session")
 _DEFAULT_ROLES = ("first", "second")
@@ -31,6 +32,9 @@ _ATTACHED = "GOLDEN_TEST_MACHINES"
 
 _guests = pytest.StashKey[dict[str, list["Guest"]]]()
 _attached = pytest.StashKey[dict[str, "Guest"]]()
+
+# Who follows the consoles of machines that were made here.
+_vigils = pytest.StashKey[list["Vigil"]]()
 
 # What golden has said and no report has taken along.
 _said = pytest.StashKey[list[str]]()
@@ -75,6 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if scope not in _SCOPES:
         raise pytest.UsageError(f"golden_scope = {scope}: it is one of {', '.join(_SCOPES)}")
     config.stash[_guests] = {}
+    config.stash[_vigils] = []
     config.stash[_said] = []
     _heard.clear()
     for line in (
@@ -208,11 +213,30 @@ def _running(request: pytest.FixtureRequest, wanted: Mapping[str, Wanted]) -> It
         else:
             with _errors_for_people():
                 guests = stack.enter_context(request.getfixturevalue("golden_lab").running(wanted))
+            stack.enter_context(_followed(guests, request.config))
         known.setdefault(node, []).extend(guests.values())
         try:
             yield guests
         finally:
             known[node] = [guest for guest in known[node] if guest not in guests.values()]
+
+
+@contextlib.contextmanager
+def _followed(guests: Mapping[str, Guest], config: pytest.Config) -> Iterator[None]:
+    from builder.harness.vigil import Vigil
+
+    with Vigil(guests.values()) as vigil:
+        config.stash[_vigils].append(vigil)
+        try:
+            yield
+        finally:
+            config.stash[_vigils].remove(vigil)
+
+
+def _deaths(item: pytest.Item) -> list[str]:
+    """Of the machines that a test uses, what each died of."""
+    vigils = item.config.stash[_vigils]
+    return [why for guest in _used_by(item) for vigil in vigils if (why := vigil.why(guest)) is not None]
 
 
 def _given(config: pytest.Config) -> dict[str, Guest]:
@@ -251,6 +275,13 @@ def _errors_for_people() -> Iterator[None]:
         pytest.fail("\n".join([f"golden: {error.what}", *rows]), pytrace=False)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """No test waits for a machine that died under the one before."""
+    if died := _deaths(item):
+        pytest.fail("\n".join(f"golden: {why}" for why in died), pytrace=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Console and journal, while the machine is there: its fixture is torn down after the report of the call."""
@@ -261,6 +292,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     said.clear()
     if not report.failed or report.when == "teardown":
         return report
+    for why in _deaths(item):
+        report.sections.append(("golden", why))
     folder = item.config.getoption("golden_keep_logs")
     for guest in _used_by(item):
         texts = {"console": guest.console(), "journal": guest.journal()}

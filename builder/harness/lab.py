@@ -26,7 +26,7 @@ from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
-from builder.tools.console import FATAL, Console, Patterns
+from builder.tools.console import GUEST_FATAL, Console, Patterns
 from builder.tools.domain import Forward, Nic, mac
 
 _numbers = itertools.count(1)
@@ -118,7 +118,7 @@ class Lab:
         *,
         boot_timeout_s: float | None = None,
         is_waited: bool = True,
-        fatal: Patterns = FATAL,
+        fatal: Patterns = GUEST_FATAL,
         is_stopped: Callable[[], bool] = lambda: False,
         before_start: Callable[[Path], None] = lambda _: None,
         on_start: Callable[[Mapping[str, Guest]], None] = lambda _: None,

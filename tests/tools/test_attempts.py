@@ -30,6 +30,7 @@ from builder.harness.outcome import Outcome
 from builder.harness.payload import Context, environment
 from builder.harness.revival import Revival, name_of
 from builder.harness.schedule import Job
+from builder.harness.vigil import Vigil
 from builder.harness.watch import HICCUP, Lost, Watch, patterns
 from builder.model import Build
 from builder.preflight.kvm import Accelerator
@@ -280,6 +281,24 @@ def test_the_watch_says_what_became_of_a_machine(lab: Lab, connection: Connectio
         say(PANIC + "hung_task: blocked tasks")(guests)
         with pytest.raises(Lost, match=r"main: the kernel panicked after 0 s: .*hung_task: blocked tasks"):
             watch().look_closely(0)
+
+
+def test_a_vigil_switches_a_dead_machine_off(lab: Lab, connection: Connection) -> None:
+    with lab.running({"main": WANTED, "other": WANTED}, is_waited=False) as guests:
+        domains = {name: connection.find(f"golden-{guest.address.clone}") for name, guest in guests.items()}
+        with Vigil(guests.values()) as vigil:
+            say("app[1]: Traceback (most recent call last):")(guests)
+            assert vigil.why(guests["main"]) is None
+            say(f"{PANIC}Attempted to kill init!")(guests)
+            end = time.monotonic() + 120
+            while (domain := domains["main"]) is not None and not domain.is_off():
+                assert time.monotonic() < end
+                time.sleep(0.2)
+            assert vigil.why(guests["main"]) == (
+                f"main ({IMAGE}@20261121.1) is dead: the kernel panicked: {PANIC}Attempted to kill init!"
+            )
+            assert vigil.why(guests["other"]) is None
+        assert domains["other"] is not None and not domains["other"].is_off()
 
 
 # --- guests that restart

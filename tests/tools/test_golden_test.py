@@ -192,6 +192,51 @@ def test_pytest_ends_with_what_golden_had_to_say(project: Project, workers: tupl
     assert "--golden-host-memory, or GOLDEN_HOST_MEMORY: '16' is not a size" in ended("--golden-host-memory=16").stdout
 
 
+CONFTEST = """
+import pytest
+
+
+@pytest.fixture(scope="session")
+def golden_lab(golden_lab):
+    running = golden_lab.running
+    golden_lab.running = lambda wanted: running(wanted, is_waited=False)  # they never answer
+    return golden_lab
+"""
+DYING = """
+def test_it(golden_clone):
+    with golden_clone.address.console.open("a") as console:
+        console.write("[ 9.1] Kernel panic - not syncing: said by the test\\n")
+    golden_clone.run("true", timeout_s=3600)
+
+
+def test_the_next(golden_clone):
+    golden_clone.run("true", timeout_s=3600)
+"""
+
+
+def test_a_machine_that_dies_under_pytest_ends_what_waits_for_it(project: Project) -> None:
+    (project.folder / "conftest.py").write_text(CONFTEST)
+    (project.folder / "test_it.py").write_text(DYING)
+    environment = {"GOLDEN_FILE": str(project.folder / "golden.toml"), "GOLDEN_STATE": str(project.state)}
+    words = ["-m", "pytest", "-p", "builder.pytest_golden", "-p", "no:cacheprovider", "--golden-scope=module"]
+    ended = subprocess.run(
+        [sys.executable, *words, "--golden-image=sandbox-base", "test_it.py"],
+        cwd=project.folder,
+        env=os.environ | environment | {"PYTHONPATH": str(TOP), "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    print(ended.stdout, ended.stderr)
+    why = "clone (sandbox-base@20261121.1) is dead: the kernel panicked: [ 9.1] Kernel panic - not syncing: said by the"
+    assert ended.returncode == 1
+    assert "2 failed" in ended.stdout
+    assert ended.stdout.count(f"\n{why}") >= 1
+    assert f"golden: {why}" in ended.stdout
+    assert clones.names(project.state) == []
+
+
 def test_results_that_nobody_came_back_for_are_collected(project: Project) -> None:
     results = project.state / "tests/demo/20260101-000000"
     (results / "sandbox-base/tests.slow/run-1").mkdir(parents=True)
