@@ -44,9 +44,9 @@ FATAL: Patterns = (
 )
 
 
-# Of a guest that runs, or boots: what its services print, even a traceback or a full disk, ends nothing. Sources: Linux,
-# kernel/panic.c; systemd, emergency.service and sulogin-shell.c; Debian's initramfs-tools, functions; SeaBIOS, boot.c;
-# GRUB, rescue mode; glibc, sysdeps/x86/cpu-features.c.
+# Of a guest that runs, or boots: what its services print, even a traceback or a full disk, ends nothing. Sources:
+# Linux, kernel/panic.c; systemd, emergency.service and sulogin-shell.c; Debian's initramfs-tools, functions; SeaBIOS,
+# boot.c; GRUB, rescue mode; glibc, sysdeps/x86/cpu-features.c.
 GUEST_FATAL: Patterns = (
     ("the kernel panicked", re.compile(r"Kernel panic - not syncing")),
     (
