@@ -21,6 +21,7 @@ from builder.frozen import Frozen
 from builder.harness import lans
 from builder.harness.guest import Address, Guest
 from builder.harness.watch import HICCUP
+from builder.model import Firmware
 from builder.preflight import kvm
 from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
@@ -44,7 +45,8 @@ class Wanted(Frozen):
 
     extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. user_data: of a cloud-init
     NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved. lan: whether it has a second card, on a
-    network of its own with the others that have one.
+    network of its own with the others that have one. networks: of further cards, after these. firmware: None for the
+    image's.
     """
 
     image: str
@@ -55,6 +57,8 @@ class Wanted(Frozen):
     user_data: str | None = None
     is_cold: bool = False
     lan: bool = False
+    networks: tuple[Nic, ...] = ()
+    firmware: Firmware | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,8 @@ class Lab:
             accelerator=self.accelerator.kind_for(source.build.arch),
             key=key,
             extra_disks=wanted.extra_disks,
-            nics=(Nic(), Nic(kind="lan", source=lan)) if wanted.lan else (Nic(),),
+            firmware=wanted.firmware,
+            nics=(Nic(), *([Nic(kind="lan", source=lan)] if wanted.lan else []), *wanted.networks),
             forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
             has_seed=wanted.user_data is not None,
             user_data=wanted.user_data,

@@ -38,6 +38,7 @@ from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store
 from builder.tools import qcow2, qemu_img, ssh
+from builder.tools.domain import Nic
 from builder.tools.libvirt import Connection
 from tests.builds import add_chain
 from tests.machines import restarting_sector, write_sector
@@ -191,6 +192,18 @@ def test_machines_reach_each_others_ports(lab: Lab, job: Job, connection: Connec
             "GOLDEN_HOST_MAIN": "10.0.2.2",
             "GOLDEN_PORT_MAIN": str(main.address.port),
         }
+
+
+def test_a_machine_has_the_cards_and_the_firmware_of_its_test(lab: Lab, job: Job, connection: Connection) -> None:
+    test = job.tests[0]
+    card = Nic(kind="network", source="golden-has-no-such-network")
+    role = test.roles["main"].model_copy(update={"networks": (card,), "firmware": "bios"})
+    wants = wanted(test.model_copy(update={"roles": {"main": role}}), IMAGE)
+    assert (wants["main"].networks, wants["main"].firmware) == ((card,), "bios")
+    with pytest.raises(ToolError) as caught, lab.running(wants, is_waited=False):  # libvirt is asked for that card
+        pytest.fail("there is no such network")
+    assert "golden-has-no-such-network" in dict(caught.value.details)["libvirt"]
+    assert clones.names(lab.state) == []
 
 
 def test_a_machine_has_the_seed_of_its_test(lab: Lab, job: Job, connection: Connection) -> None:
