@@ -10,6 +10,7 @@ from typing import cast, get_args
 import click
 
 from builder.cli.clone_options import host_memory_option
+from builder.cli.completion import complete_clonable, complete_test
 from builder.cli.session import (
     Session,
     duration,
@@ -50,8 +51,15 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
         "golden test --json | jq -r '.results[] | select(.verdict == \"flaky\").test'",
     )
 )
-@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("--image", "images", multiple=True, metavar="IMAGE[@VERSION]", help="Run on it, whatever tests declare.")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete_test)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="IMAGE[@VERSION]",
+    shell_complete=complete_clonable,
+    help="Run on it, whatever tests declare.",
+)
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Tests at once, as memory allows.  [default: CPUs of the host]"
 )
@@ -76,7 +84,7 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
     "is_warm",
     default=True,
     envvar="GOLDEN_WARM",
-    help="Save an image's memory when a second machine of it is wanted / boot all.  [default: warm]",
+    help="Save an image's memory when its first machine is wanted / boot all.  [default: warm]",
 )
 @host_memory_option
 @click.option(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import clones, config, preflight
-from builder.clones import habit, pools, ready
+from builder.clones import first_start, pools, ready
 from builder.clones.memory import promised
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
@@ -156,7 +156,6 @@ class Lab:
                 return
             try:
                 _wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
-                self._remember(guests, connection)
                 lans.join(guests, time_factor=self.accelerator.time_factor)
             except GoldenError as error:
                 on_failure(guests, error)
@@ -284,9 +283,9 @@ class Lab:
         return lease
 
     def _warm_up(self, order: clones.Order, connection: libvirt.Connection, is_stopped: Callable[[], bool]) -> None:
-        """The second machine of an image waits for its memory to be saved, once on this host."""
+        """The first machine of an image on this host waits for its memory to be saved."""
         if self.is_warm:
-            habit.prepare_again(
+            first_start.prepare(
                 order,
                 state=self.state,
                 connection=connection,
@@ -295,12 +294,6 @@ class Lab:
                 capacity=self.capacity(wait_s=_START_WAIT_S),
                 is_stopped=is_stopped,
             )
-
-    def _remember(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
-        for guest in guests.values():
-            with contextlib.suppress(GoldenError):  # somebody else destroyed it
-                lease = clones.find(self.state, guest.address.clone)
-                habit.remember(lease, state=self.state, connection=connection)
 
     def _new(self, order: clones.Order, connection: libvirt.Connection) -> clones.Lease:
         (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)

@@ -1,10 +1,8 @@
-"""Warm starts by themselves: an image that is started again has its memory saved, and goes on from it ever after.
+"""The first start of an image on a host: it is booted once and its memory is saved, and its clones go on from that.
 
-STATE/clones/.warm/KEY.answered   a clone in these circumstances has booted here, and answered
-                   KEY.refused    its memory could not be saved; why. Not tried again by itself for a week
+STATE/clones/.warm/KEY.refused    its memory could not be saved; why. Not tried again by itself for a week
 
-The first start boots: nobody knows yet whether there will be a second one. That one waits for the memory to be
-saved, which costs a boot and the time until the guest is idle; all others, by whichever process, go on from it.
+So the first clone waits for a boot and until the guest is idle; all others, by whichever process, wait for neither.
 """
 
 from __future__ import annotations
@@ -15,17 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from builder.clones import orders, saved, warm
-from builder.clones.leases import Lease
 from builder.clones.memory import Capacity
 from builder.clones.orders import Order
-from builder.errors import GoldenError
+from builder.errors import GoldenError, HostError
 from builder.progress import Reporter
 from builder.tools.libvirt import Connection
 
-_REFUSED_S = 7 * 24 * 3600.0
+_REFUSED, _REFUSED_S = ".refused", 7 * 24 * 3600.0
 
 
-def prepare_again(
+def prepare(
     order: Order,
     *,
     state: Path,
@@ -35,13 +32,14 @@ def prepare_again(
     capacity: Capacity | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Save the memory of the order's image, if one like it has answered here before and there is none.
+    """Save the memory of the order's image, if there is none and it can be.
 
-    What goes wrong is told, remembered, and no error: the clone boots. is_stopped: whether to give up.
+    What goes wrong is told, and no error: the clone boots. What the image is to blame for is remembered.
+    is_stopped: whether to give up.
     """
     plain = orders.lease(order, (), (), uri=connection.uri, place=state)
     key = saved.circumstances(plain, connection).key
-    if order.key is None or saved.why_not(plain) is not None or not _mark(state, key, "answered").exists():
+    if order.key is None or saved.why_not(plain) is not None:
         return
     if (saved.folder(state) / key / "warm.json").exists() or _is_refused(state, key):
         return
@@ -56,12 +54,16 @@ def prepare_again(
             is_stopped=is_stopped,
         )
     except GoldenError as error:
-        if not is_stopped():
-            reporter.note(f"the memory of {order.source.build.stem} could not be saved; its clones boot: {error.what}")
-            _mark(state, key, "refused").write_text(f"{error.what}\n", encoding="utf-8")
+        if is_stopped():
+            return
+        reporter.note(f"the memory of {order.source.build.stem} could not be saved; its clones boot: {error.what}")
+        if not isinstance(error, HostError):  # a host may have room tomorrow
+            refusal = _refusal(state, key)
+            refusal.parent.mkdir(parents=True, exist_ok=True)
+            refusal.write_text(f"{error.what}\n", encoding="utf-8")
 
 
-def prepare_now(
+def prepare_as_asked(
     order: Order,
     *,
     state: Path,
@@ -90,29 +92,20 @@ def prepare_now(
     return True
 
 
-def remember(lease: Lease, *, state: Path, connection: Connection) -> None:
-    """That a clone has booted and answered: from now on it pays to save the memory of its image."""
-    if lease.warm is None and saved.why_not(lease) is None:
-        mark = _mark(state, saved.circumstances(lease, connection).key, "answered")
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-
-
 def forget(state: Path, *, older_than_s: float = 0) -> None:
     """Remove what is remembered, or what is older than so many seconds."""
-    for kind in ("answered", "refused"):
-        for mark in saved.folder(state).glob(f"*.{kind}"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - mark.stat().st_mtime >= older_than_s:
-                    mark.unlink()
+    for mark in saved.folder(state).glob(f"*{_REFUSED}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - mark.stat().st_mtime >= older_than_s:
+                mark.unlink()
 
 
 def _is_refused(state: Path, key: str) -> bool:
     try:
-        return time.time() - _mark(state, key, "refused").stat().st_mtime < _REFUSED_S
+        return time.time() - _refusal(state, key).stat().st_mtime < _REFUSED_S
     except FileNotFoundError:
         return False
 
 
-def _mark(state: Path, key: str, kind: str) -> Path:
-    return saved.folder(state) / f"{key}.{kind}"
+def _refusal(state: Path, key: str) -> Path:
+    return saved.folder(state) / f"{key}{_REFUSED}"
