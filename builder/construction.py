@@ -79,6 +79,7 @@ class Construction:
                 image=bench.image.name,
                 log=bench.logs / "virt-install.log",
                 silence_s=bench.distribution.limits.silence_s * host.accelerator.time_factor,
+                look=lambda: (domain := self.connection.find(bench.domain)) is None or domain.is_alive(),
                 note=step.note,
             )
 

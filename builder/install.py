@@ -18,6 +18,8 @@ from builder.units import MIB, format_bytes
 
 # After a fatal line the console is read on for a moment, so that the error can quote what came with it.
 _LAST_WORDS_S = 3.0
+# How often libvirt is asked how the machine is.
+_LOOK_S = 2.0
 # Less than any installed system takes: an installer that gave up leaves the partition table at most.
 _LEAST_INSTALLED_BYTES = 64 * MIB
 
@@ -167,16 +169,17 @@ def install(
     image: str,
     log: Path,
     silence_s: float,
+    look: Callable[[], object],
     note: Callable[[str], None],
 ) -> None:
     """Run the installer to its end and look at what is on the disk.
 
-    silence_s: seconds after which a console that says nothing means that nothing will come. The caller removes the
-    domain, whatever happens. Raises ToolError when the installer fails, is late or stops to ask, VerifyError when all
-    ended well and nothing is installed.
+    silence_s: seconds after which a console that says nothing means that nothing will come. look: called now and
+    then; raises once the machine stands still. The caller removes the domain, whatever happens. Raises ToolError when
+    the installer fails, is late or stops to ask, VerifyError when all ended well and nothing is installed.
     """
     console = Console(installation.console)
-    watch = _Watch(console, image=image, silence_s=silence_s, note=note)
+    watch = _Watch(console, image=image, silence_s=silence_s, look=look, note=note)
     try:
         run.run(
             virt_install.argv(installation),
@@ -209,7 +212,11 @@ def _check_installed(disk: Path, console: Console, *, image: str) -> None:
 class _Watch:
     """Called while virt-install runs; raises when waiting is no use."""
 
-    def __init__(self, console: Console, *, image: str, silence_s: float, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, console: Console, *, image: str, silence_s: float, look: Callable[[], object], note: Callable[[str], None]
+    ) -> None:
+        self._look = look
+        self._looked = time.monotonic()
         self._console = console
         self._image = image
         self._silence_s = silence_s
@@ -223,6 +230,9 @@ class _Watch:
             self._fatal_since = self._fatal_since or time.monotonic()
             if time.monotonic() - self._fatal_since >= _LAST_WORDS_S:
                 raise self.failure(self._console.fatal.kind)
+        if time.monotonic() - self._looked >= _LOOK_S:
+            self._looked = time.monotonic()
+            self._look()
         quiet_s = self._console.silent_s
         if quiet_s >= self._silence_s:
             raise self.failure(f"the installer has said nothing for {quiet_s:.0f} s")

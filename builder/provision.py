@@ -295,13 +295,21 @@ class _Guest:
             timeout_s=limit_s,
             log=self._log(number, step),
             ok=(0, 255),
+            watch=self._watch,
         )
         self.wait(but_not_boot=before, timeout_s=limit_s)
         self.put_downloads_aside()
 
     def write_out(self) -> None:
         """What the guest holds in memory of its file systems goes to its disk."""
-        run.query(ssh.command(self._login.target, "sync"), why="have the guest write out its disk", timeout_s=_SYNC_S)
+        ssh.run_script(
+            self._login.target,
+            "sync",
+            why="have the guest write out its disk",
+            timeout_s=_SYNC_S,
+            log=self._logs / "poweroff.log",
+            watch=self._watch,
+        )
 
     def _log(self, number: int, step: Step) -> Path:
         return self._logs / f"{name_of(number, step)}.log"
@@ -316,6 +324,7 @@ class _Guest:
             timeout_s=self._limits.shutdown_s * self._time_factor,
             log=self._logs / "poweroff.log",
             ok=(0, 255),
+            watch=self._look,
         )
         try:
             self._domain.wait_until_off(self._limits.shutdown_s * self._time_factor)
@@ -325,16 +334,22 @@ class _Guest:
             error.log = self._console.log
             raise
 
+    def _look(self) -> None:
+        """While it goes off: it may be off, and may not stand still."""
+        if time.monotonic() - self._looked >= _LOOK_S:
+            self._looked = time.monotonic()
+            self._domain.is_alive()
+
     def _is_alive(self) -> bool:
         self._console.poll()
-        return self._console.fatal is None and not self._domain.is_off()
+        return self._console.fatal is None and self._domain.is_alive()
 
     def _watch(self) -> None:
         """A guest that died takes its SSH connection with it only after minutes, if at all."""
         self._console.poll()
         kind = self._console.fatal.kind if self._console.fatal is not None else None
         if kind is None and time.monotonic() - self._looked >= _LOOK_S:
-            kind = "it went off" if self._domain.is_off() else None
+            kind = None if self._domain.is_alive() else "it went off"
             self._looked = time.monotonic()
         if kind is not None:
             raise ToolError(

@@ -83,9 +83,9 @@ def opened(
                 with connection.running(domain_xml(machine)) as domain:
                     console = Console(machine.console_log)
 
-                    def is_alive(console: Console = console, is_off: Callable[[], bool] = domain.is_off) -> bool:
+                    def is_alive(console: Console = console, is_on: Callable[[], bool] = domain.is_alive) -> bool:
                         console.poll()
-                        return console.fatal is None and not is_off()
+                        return console.fatal is None and is_on()
 
                     target = ssh.Target(port=machine.ssh_port, key=key)
                     limit_s = distribution.limits.boot_s * time_factor

@@ -98,18 +98,16 @@ def query(
     ok: Collection[int] = (0,),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> str:
     """Run one outside program and return its standard output; for questions, mostly with JSON answers.
 
+    watch: as in `run`.
     Raises HostError if the program is missing, ToolError if it fails or is late (quotes its standard error).
     """
     words = _resolved(argv, why=why)
     with _started(words, why=why, out=subprocess.PIPE, err=subprocess.PIPE, env=env, cwd=cwd) as child:
-        try:
-            stdout, stderr = child.communicate(timeout=timeout_s)
-            status: int | None = child.returncode
-        except subprocess.TimeoutExpired as late:
-            stdout, stderr, status = late.stdout or b"", late.stderr or b"", None
+        stdout, stderr, status = _heard(child, timeout_s=timeout_s, watch=watch)
     if status not in ok:
         output = "\n".join((stderr or stdout).decode(errors="replace").splitlines()[-TAIL_LINES:])
         _fail(argv, why=why, status=status, timeout_s=timeout_s, output=output, log=None)
@@ -133,11 +131,7 @@ def ask(argv: Argv, *, why: str, timeout_s: float) -> Answer:
     with _started(
         _resolved(argv, why=why), why=why, out=subprocess.PIPE, err=subprocess.PIPE, env=None, cwd=None
     ) as child:
-        try:
-            stdout, stderr = child.communicate(timeout=timeout_s)
-            status: int | None = child.returncode
-        except subprocess.TimeoutExpired as late:
-            stdout, stderr, status = late.stdout or b"", late.stderr or b"", None
+        stdout, stderr, status = _heard(child, timeout_s=timeout_s, watch=None)
     return Answer(status, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
@@ -330,6 +324,23 @@ def _wait(child: subprocess.Popen[bytes], *, timeout_s: float, watch: Callable[[
         return None
     finally:
         os.close(handle)
+
+
+def _heard(
+    child: subprocess.Popen[bytes], *, timeout_s: float, watch: Callable[[], None] | None
+) -> tuple[bytes, bytes, int | None]:
+    """Both streams, and the exit status; None when the limit came first. What was read so far is lost to no wait."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        try:
+            stdout, stderr = child.communicate(timeout=left_s if watch is None else min(_POLL_S, left_s))
+            return stdout, stderr, child.returncode
+        except subprocess.TimeoutExpired as late:
+            if time.monotonic() >= deadline:
+                return late.stdout or b"", late.stderr or b"", None
+            if watch is not None:
+                watch()
 
 
 def _fail(argv: Argv, *, why: str, status: int | None, timeout_s: float, output: str, log: Path | None) -> NoReturn:

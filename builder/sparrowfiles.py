@@ -129,7 +129,8 @@ def _carry_out(
             follow()
         if time.monotonic() - looked[0] >= _LOOK_S:
             looked[0] = time.monotonic()
-            if not clones.is_running(lease, connection):
+            domain = connection.find(lease.domain_name)
+            if domain is None or not domain.is_alive():
                 raise ToolError(f"the clone went off while {job.title} ran", log=log)
 
     target = ssh.Target(port=lease.ssh_port, key=bed.key, user=bed.user)

@@ -58,7 +58,7 @@ class Guest:
 
     def is_alive(self) -> bool:
         self.console.poll()
-        return self.console.fatal is None and not self.domain.is_off()
+        return self.console.fatal is None and self.domain.is_alive()
 
     def watch(self) -> None:
         """Raises ToolError once the guest is dead: its SSH connection would notice only after minutes."""

@@ -6,9 +6,31 @@ import os
 import uuid
 from pathlib import Path
 
+from builder.run import query
 from builder.tools import qemu_img
 from builder.tools.domain import Disk, Label, Machine, MappedMemory
 from builder.tools.free_port import free_port
+
+
+def restarting_sector(said: str) -> bytes:
+    """A boot sector that puts a line onto the first serial port and resets the machine, again and again.
+
+    Each character waits until the port takes it (8250, line status, bit 5); the end is a jump to the reset vector.
+    """
+    code = bytes.fromhex(
+        "31c0 8ed8 fc be407c"  # from 0x7c40 on
+        "ac 84c0 7411 88c3 bafd03 ec a820 74fb 88d8 b2f8 ee ebea"  # each byte until a zero
+        "ea0000ffff"
+    )
+    return code.ljust(0x40, b"\0") + f"{said}\r\n".encode().ljust(510 - 0x40, b"\0") + b"\x55\xaa"
+
+
+def write_sector(disk: Path, sector: bytes) -> None:
+    """The first sector of a disk that no machine runs from yet."""
+    file = disk.with_name("sector")
+    file.write_bytes(sector)
+    query(["qemu-io", "-c", f"write -q -s {file} 0 512", disk], why="write a boot sector")
+    file.unlink()
 
 
 def make_machine(folder: Path, base: Path, *, memory_mib: int, mapped: MappedMemory | None = None) -> Machine:

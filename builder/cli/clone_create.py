@@ -24,7 +24,7 @@ from builder.cli.clone_options import (
 )
 from builder.cli.clone_source import reaching, source_of
 from builder.cli.session import Session, examples, images_option, json_option, key_option, pass_session, print_json
-from builder.clones import habit, pools, ready, warm
+from builder.clones import first_start, pools, ready, warm
 from builder.errors import ConfigError
 from builder.model import Firmware
 from builder.tools import libvirt, ssh
@@ -91,8 +91,8 @@ from builder.units import format_bytes, format_seconds
     "is_warm",
     default=None,
     envvar="GOLDEN_WARM",
-    help="Save the image's memory first if that was not done / boot, whatever is saved.  [default: save it when an "
-    "image is started here for the second time]",
+    help="Save the image's memory first if that was not done / boot, whatever is saved.  [default: save it where that "
+    "can be done]",
 )
 @click.option(
     "--from-pool",
@@ -176,8 +176,9 @@ def create(
                 orders, state=session.state, connection=connection, reporter=session.reporter, is_full=verify
             )
         else:
+            is_cold = is_warm is False
             if is_warm and orders:
-                warm.prepare(
+                is_cold = not first_start.prepare_as_asked(
                     orders[0],
                     state=session.state,
                     connection=connection,
@@ -186,7 +187,7 @@ def create(
                     capacity=limit,
                 )
             elif is_warm is None and orders and not no_wait:
-                habit.prepare_again(
+                first_start.prepare(
                     orders[0],
                     state=session.state,
                     connection=connection,
@@ -202,10 +203,8 @@ def create(
                 is_full=verify,
                 boot_timeout_s=None if no_wait else boot_s,
                 capacity=limit,
-                is_cold=is_warm is False,
+                is_cold=is_cold,
             )
-            for lease in made if not no_wait else ():
-                habit.remember(lease, state=session.state, connection=connection)
         undone.pop_all()
     made, seconds = [*(lease for lease, _ in got), *made], [*(took_s for _, took_s in got), *seconds]
     _print_made(made, source, seconds, state="off" if no_start else "running", as_json=as_json, taken=len(got))

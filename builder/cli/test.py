@@ -74,7 +74,7 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
     "is_warm",
     default=True,
     envvar="GOLDEN_WARM",
-    help="Save an image's memory when a second machine of it is wanted / boot all.  [default: warm]",
+    help="Save an image's memory when its first machine is wanted / boot all.  [default: warm]",
 )
 @click.option("--list", "is_list", is_flag=True, help="Print what would run, and run nothing.")
 @click.option("--dry-run", is_flag=True, help="The same, with machines and memory.")

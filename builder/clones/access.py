@@ -12,6 +12,7 @@ from builder.tools import neighbours, ssh
 from builder.tools.console import Console
 from builder.tools.domain import mac
 from builder.tools.libvirt import Connection, Domain
+from builder.tools.standstill import StandsStill
 
 # With KVM; multiplied where there is none.
 BOOT_TIMEOUT_S = 120.0
@@ -25,9 +26,14 @@ def is_running(lease: Lease, connection: Connection) -> bool:
 
 
 def running(lease: Lease, connection: Connection) -> Domain:
-    """The clone's machine. Raises HostError if it is off."""
+    """The clone's machine. Raises HostError if it is off, or stands still."""
     domain = connection.find(lease.domain_name)
-    if domain is None or domain.is_off():
+    try:
+        is_alive = domain is not None and domain.is_alive()
+    except StandsStill as error:
+        error.try_next = f"{error.try_next}; then golden clone start {lease.name}, by which it goes on"
+        raise
+    if domain is None or not is_alive:
         raise HostError(
             f"the clone '{lease.name}' is off",
             try_next=f"golden clone start {lease.name}; golden clone logs {lease.name} says why it went off",
@@ -80,7 +86,7 @@ def wait(
 
     def is_alive() -> bool:
         console.poll()
-        return console.fatal is None and not domain.is_off()
+        return console.fatal is None and domain.is_alive()
 
     try:
         while not lease.is_in_user_mode and not _addresses(lease, domain):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from builder.clones import habit, pins, pools, saved
+from builder.clones import first_start, pins, pools, saved
 from builder.clones.leases import DISK, directory, find, lock, names, whole_leases
 from builder.clones.removal import release, remove
 from builder.errors import ConfigError, HostError, VerifyError
@@ -131,7 +131,7 @@ def _memory(state: Path, *, is_dry: bool, with_memory: bool, connection: Connect
     """Saved memory that fits no more: of another QEMU, libvirt, kernel or agent, or of an image that is gone."""
     users = {lease.warm for lease in whole_leases(state)}
     if not is_dry:
-        habit.forget(state, older_than_s=0 if with_memory else _REMEMBERED_S)
+        first_start.forget(state, older_than_s=0 if with_memory else _REMEMBERED_S)
     for place in saved.places(state):
         reason = _why_unfit(place, connection)
         if reason is None and with_memory:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from builder.clones import pins, ready, saved
+from builder.clones import mismatch, pins, ready, saved
 from builder.clones.layout import lay_overlay, machine
 from builder.clones.leases import CONSOLE, DISK, Lease, directory, find, lock, need_known, write
 from builder.clones.memory import Capacity, host_capacity, reserved
@@ -20,6 +20,7 @@ from builder.progress import Reporter
 from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
+from builder.tools.standstill import StandsStill
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ def start(
     is_modest: bool = False,
     greet: Callable[[Lease], None] = lambda _: None,
 ) -> Lease:
-    """Switch a clone on; nothing happens if it is on. A first start goes on from saved memory, if there is some.
+    """Switch a clone on; one that stood still for want of room goes on. A first start goes on from saved memory.
 
     capacity: the host's if None. is_cold: boot, whatever memory is saved. is_modest: clones that wait in a pool do not
     give way to it. greet: called in a thread as soon as a clone that goes on from memory can be logged in to; it is
@@ -49,6 +50,10 @@ def start(
         lease = find(state, name)
         domain = connection.find(lease.domain_name)
         if domain is not None and not domain.is_off():
+            try:
+                domain.is_alive()
+            except StandsStill:
+                domain.go_on()  # there may be room by now
             return lease
         if not (directory(state, name) / DISK).exists():
             raise VerifyError(
@@ -92,10 +97,13 @@ class _Starter:
         self._reporter = reporter
 
     def warm_or_cold(self) -> Lease:
-        is_first = not (self._place / CONSOLE).exists()
+        if (self._place / CONSOLE).exists():  # it is a machine of its own already
+            return self.cold()
         wanted = saved.circumstances(self._lease, self._connection)
-        memory = saved.find(self._state, wanted) if is_first and saved.why_not(self._lease) is None else None
+        memory = saved.find(self._state, wanted) if saved.why_not(self._lease) is None else None
         if memory is None:
+            if (reason := mismatch.explain(self._lease, wanted, state=self._state)) is not None:
+                self._reporter.note(f"{self._lease.name} boots: {reason}")
             return self.cold()
         try:
             return self._warm(memory, saved.folder(self._state) / wanted.key)

@@ -211,7 +211,7 @@ class _Preparation:
 
         def is_alive() -> bool:
             console.poll()
-            return console.fatal is None and not domain.is_off() and not self._is_stopped()
+            return console.fatal is None and domain.is_alive() and not self._is_stopped()
 
         try:
             ssh.wait_until_answers(self._target(machine), timeout_s=timeout_s, is_alive=is_alive, note=note)

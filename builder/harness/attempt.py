@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.errors import GoldenError, ToolError
+from builder.errors import GoldenError, HostError, ToolError
 from builder.frozen import Frozen
 from builder.harness import disk_results, payload
 from builder.harness.declaration import Test
@@ -128,16 +128,17 @@ class _Attempt:
         return self._outcomes
 
     def _started(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
+        """As soon as they are on. One that restarts, even while it boots, is of no use unless its tests say so."""
+        if not any(test.may_reboot for test in self._job.tests):
+            for guest in guests.values():
+                domain = connection.find(f"golden-{guest.address.clone}")
+                if domain is not None and not domain.is_off():
+                    domain.end_on_reboot()
         for collector in self._collectors.values():
             collector.start(guests, connection)
 
     def _on(self, guests: dict[str, Guest], connection: libvirt.Connection, begin: float) -> None:
         """All tests of the job, one after the other, on machines that answer."""
-        if not any(test.may_reboot for test in self._job.tests):
-            for guest in guests.values():
-                domain = connection.find(f"golden-{guest.address.clone}")
-                if domain is not None:
-                    domain.end_on_reboot()
         watch = Watch(guests, connection, fatal=self._fatal, stop=self._stop)
         for test in self._job.tests:
             failure = self._one(test, guests, watch)
@@ -173,7 +174,7 @@ class _Attempt:
                 is_waited=False,
                 is_stopped=self._stop.is_set,
                 before_start=before_start,
-                on_start=lambda guests: collector.start(guests, connection),
+                on_start=lambda guests: self._started(guests, connection),
             ) as guests,
         ):
             failure: tuple[Cause, str] | None = None
@@ -237,11 +238,22 @@ class _Attempt:
         self, guests: Mapping[str, Guest], error: GoldenError, connection: libvirt.Connection, begin: float
     ) -> None:
         self._boot_error = error
-        cause: Cause = "stopped" if self._stop.is_set() else "boot"
+        cause: Cause = "stopped" if self._stop.is_set() else "host" if isinstance(error, HostError) else "boot"
+        why = _one_line(error)
+        if cause == "boot" and (restart := self._find_restart(guests, connection)) is not None:
+            cause, why = restart.cause, restart.why
         for collector in self._collectors.values():
             collector.finish(guests, is_dead=True)
-        self._rest(cause, _one_line(error), begin)
+        self._rest(cause, why, begin)
         self._bundle(guests, connection)
+
+    def _find_restart(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> Lost | None:
+        """Of a machine that went off because its guest would have restarted."""
+        try:
+            Watch(guests, connection, fatal=self._fatal, stop=self._stop)()
+        except Lost as lost:
+            return lost if lost.cause == "restart" else None
+        return None
 
     def _bundle(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
         """Of each test that failed. The machines are switched off for their disks, so this comes last."""
@@ -249,7 +261,7 @@ class _Attempt:
         mine = [it for it in self._outcomes if it.test not in self._bundled]
         failed = [it for it in mine if not it.passed and it.cause != "stopped"]
         self._bundled |= {it.test for it in mine}
-        if any(it.cause not in (*_DEAD, "boot", "results") for it in failed):
+        if any(it.cause not in (*_DEAD, "boot", "host", "results") for it in failed):
             # The plug is pulled in a moment, and the last half minute would be in the guest's memory alone.
             for guest in guests.values():
                 guest.settle()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from builder import clones, config, preflight
-from builder.clones import habit, pools, ready
+from builder.clones import first_start, pools, ready
 from builder.clones.memory import declared
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
@@ -132,7 +132,6 @@ class Lab:
                 return
             try:
                 _wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
-                self._remember(guests, connection)
                 lans.join(guests, time_factor=self.accelerator.time_factor)
             except GoldenError as error:
                 on_failure(guests, error)
@@ -234,9 +233,9 @@ class Lab:
         return lease
 
     def _warm_up(self, order: clones.Order, connection: libvirt.Connection, is_stopped: Callable[[], bool]) -> None:
-        """The second machine of an image waits for its memory to be saved, once on this host."""
+        """The first machine of an image on this host waits for its memory to be saved."""
         if self.is_warm:
-            habit.prepare_again(
+            first_start.prepare(
                 order,
                 state=self.state,
                 connection=connection,
@@ -245,12 +244,6 @@ class Lab:
                 capacity=clones.host_capacity(wait_s=_START_WAIT_S),
                 is_stopped=is_stopped,
             )
-
-    def _remember(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
-        for guest in guests.values():
-            with contextlib.suppress(GoldenError):  # somebody else destroyed it
-                lease = clones.find(self.state, guest.address.clone)
-                habit.remember(lease, state=self.state, connection=connection)
 
     def _new(self, order: clones.Order, connection: libvirt.Connection) -> clones.Lease:
         (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
@@ -382,7 +375,7 @@ def _wait_once(
 
     def is_alive() -> bool:
         console.poll()
-        return console.fatal is None and domain is not None and not domain.is_off() and not is_stopped()
+        return console.fatal is None and domain is not None and domain.is_alive() and not is_stopped()
 
     ssh.wait_until_answers(
         guest.target,

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from builder.harness.guest import Guest
 from builder.harness.outcome import Cause
@@ -40,7 +41,7 @@ HARDENING = (
 )
 
 # A panic ends its machine before the last of its console is written down.
-_CONSOLE_GRACE_S = 2.0
+_CONSOLE_GRACE_S = 5.0
 _EVERY_S = 0.5
 
 
@@ -93,9 +94,9 @@ class Watch:
             console.poll()
             self._look(name, console)
             domain = self._domains[name]
-            if domain is None or domain.is_off():
+            if domain is None or not domain.is_alive():
                 self._let_it_speak(name, console)
-                if not self._may_end:
+                if not self._may_end or _ending(console) == "restart":
                     raise self._gone(name, console)
 
     def look_closely(self, patience_s: float) -> None:
@@ -109,9 +110,12 @@ class Watch:
             time.sleep(0.2)
 
     def is_over(self) -> bool:
-        """Whether all machines are off."""
+        """Whether all machines are off. Raises Lost for one that is because its guest restarted."""
+        is_over = all(domain is None or domain.is_off() for domain in self._domains.values())
+        if is_over:
+            self._next = 0.0
         self()
-        return all(domain is None or domain.is_off() for domain in self._domains.values())
+        return is_over
 
     def _look(self, name: str, console: Console) -> None:
         if console.fatal is not None:
@@ -124,15 +128,24 @@ class Watch:
         while time.monotonic() < end:
             console.poll()
             self._look(name, console)
-            if self._may_end:
+            if self._may_end and _ending(console) is not None:
                 return
             time.sleep(0.2)
 
     def _gone(self, name: str, console: Console) -> Lost:
-        """Source of the lines: Linux, kernel/reboot.c."""
-        said = console.tail()
-        if "reboot: Restarting system" in said:
+        ending = _ending(console)
+        if ending == "restart":
             return Lost("restart", f"{name}: the guest restarted by itself; may_reboot = true allows it")
-        if "reboot: Power down" in said or "reboot: System halted" in said:
+        if ending == "off":
             return Lost("gone", f"{name}: the guest switched itself off")
         return Lost("gone", f"{name}: the machine went off; its console's last line: {console.last_line}")
+
+
+def _ending(console: Console) -> Literal["restart", "off"] | None:
+    """How the kernel said that it ends, the last time that it did. Source of the lines: Linux, kernel/reboot.c."""
+    for line in reversed(console.tail().splitlines()):
+        if "reboot: Restarting system" in line:
+            return "restart"
+        if "reboot: Power down" in line or "reboot: System halted" in line:
+            return "off"
+    return None

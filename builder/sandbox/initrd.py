@@ -32,6 +32,10 @@ INSTALLER_MODULES = (
     "dm_mod",
     "ext4",
     "xfs",
+    "vfat",
+    # Names on it, as the kernel has them by default.
+    "nls_cp437",
+    "nls_ascii",
     "virtio-rng",
 )
 

@@ -1,8 +1,9 @@
-"""libguestfs' appliance while virt-customize is at work in it: its disk is changed between two operations.
+"""libguestfs' appliance at work: it is ended if its disk is full, and its disk is changed between two operations.
 
 virt-customize reads the script of an operation when its turn comes (mlcustomize, "read_whole_file"). A script that is a
 named pipe makes it wait for as long as something is to be done here, and costs the appliance nothing. The appliance's
-QEMU is started by a wrapper, which gives it a monitor (guestfs(3), "QEMU WRAPPERS").
+QEMU is started by a wrapper, which gives it a monitor (guestfs(3), "QEMU WRAPPERS"). By that golden asks whether it
+stands still: QEMU stops a machine that has no room to write, and libguestfs waits for it without end.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import platform
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from builder.errors import ToolError
-from builder.tools import qmp
+from builder.tools import qmp, standstill
 
 # libguestfs asks QEMU what it can before it starts the appliance, which has drives.
 _WRAPPER = """\
@@ -28,6 +30,8 @@ case " $* " in
 esac
 exec {program} "$@"
 """
+# How often the appliance is asked how it is, in seconds.
+_LOOK_S = 2.0
 # Where EL has QEMU; libguestfs knows one place, which is this or that of PATH.
 _LIBEXEC = Path("/usr/libexec/qemu-kvm")
 
@@ -53,6 +57,20 @@ class Appliance:
         file.chmod(0o644)  # another user's QEMU reads it as a backing file
         self._disk = file
 
+    def look(self) -> None:
+        """Raises StandsStill if it has no room to write; one that is not there yet, or no more, is well.
+
+        Source: QEMU, qapi/run-state.json, "io-error"; qapi/block-core.json, "BlockDeviceIoStatus".
+        """
+        try:
+            if qmp.execute(self._monitor, "query-status")["status"] != "io-error":
+                return
+            drives = [it for it in qmp.execute(self._monitor, "query-block") if "inserted" in it]
+        except ToolError:
+            return
+        full = [it for it in drives if it.get("io-status", "ok") != "ok"] or drives
+        raise standstill.error("libguestfs' appliance", [Path(it["inserted"]["file"]) for it in full])
+
 
 class Pauses:
     """What is to be done between operations. todo: script -> what comes before it is read, in virt-customize's order.
@@ -65,6 +83,7 @@ class Pauses:
     ) -> None:
         self.environment = environment
         self._appliance = appliance
+        self._looked = time.monotonic()
         self._todo = dict(todo)
         self._texts = {script: script.read_text(encoding="utf-8") for script in todo}
 
@@ -74,7 +93,10 @@ class Pauses:
             os.mkfifo(script, 0o700)
 
     def poll(self) -> None:
-        """Do what is due, if virt-customize has come to a pause. Raises what it raises."""
+        """Do what is due, if virt-customize has come to a pause. Raises what that raises, and StandsStill."""
+        if time.monotonic() - self._looked >= _LOOK_S:
+            self._looked = time.monotonic()
+            self._appliance.look()
         script = next(iter(self._todo), None)
         if script is None:
             return
@@ -106,11 +128,11 @@ class Pauses:
 
 @contextlib.contextmanager
 def pausing(disk: Path, todo: Mapping[Path, Callable[[Appliance], None]]) -> Iterator[Pauses | None]:
-    """For one virt-customize with `disk` as its first. None if nothing is to be done, or it cannot be.
+    """For one virt-customize, or guestfish, with `disk` as its first; its `poll` is to be called now and then.
 
-    That is where nobody knows of a QEMU, or temporary files may not be executed.
+    None if it cannot be: where nobody knows of a QEMU, or temporary files may not be executed.
     """
-    program = _program() if todo else None
+    program = _program()
     if program is None:
         yield None
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from builder import run
 from builder.tools import guestfs
+from builder.tools.appliance import pausing
 
 _TIMEOUT_S = 120
 
@@ -32,13 +33,15 @@ def put(
         with tarfile.open(archive, "w") as tar:
             for path in sorted(folder.iterdir()):
                 tar.add(path, arcname=path.name, filter=_of_root)
-        run.run(
-            argv(disk, archive, labels=labels),
-            why="put a test's files into its machine",
-            timeout_s=_TIMEOUT_S * time_factor,
-            log=log,
-            env=guestfs.environment(is_kvm=is_kvm),
-        )
+        with pausing(disk, {}) as pauses:
+            run.run(
+                argv(disk, archive, labels=labels),
+                why="put a test's files into its machine",
+                timeout_s=_TIMEOUT_S * time_factor,
+                log=log,
+                env=guestfs.environment(is_kvm=is_kvm) | (pauses.environment if pauses else {}),
+                watch=pauses.poll if pauses else None,
+            )
 
 
 def argv(disk: Path, archive: Path, *, labels: Mapping[str, str]) -> run.Argv:

@@ -10,6 +10,7 @@ from builder import run
 from builder.errors import ToolError, VerifyError
 from builder.model import Frozen
 from builder.tools import guestfs
+from builder.tools.appliance import pausing
 
 _DEVICE = "/dev/sda"
 _SECTOR = 512
@@ -83,12 +84,14 @@ def grow(disk: Path, layout: Layout, disk_bytes: int, *, is_kvm: bool, time_fact
     them. Raises VerifyError if golden cannot grow what is there, or the file system is still small; ToolError.
     """
     try:
-        answer = run.query(
-            argv(disk, growing(layout, disk_bytes)),
-            why="grow the last partition of the image",
-            timeout_s=_TIMEOUT_S * time_factor,
-            env=guestfs.environment(is_kvm=is_kvm),
-        )
+        with pausing(disk, {}) as pauses:
+            answer = run.query(
+                argv(disk, growing(layout, disk_bytes)),
+                why="grow the last partition of the image",
+                timeout_s=_TIMEOUT_S * time_factor,
+                env=guestfs.environment(is_kvm=is_kvm) | (pauses.environment if pauses else {}),
+                watch=pauses.poll if pauses else None,
+            )
     except ToolError as error:
         if match := _MISSING.search(" ".join(dict(error.details)["output"].split())):
             error.try_next = run.how_to_install(_PACKAGES.get(match[1], match[1]))

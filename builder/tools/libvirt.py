@@ -17,6 +17,7 @@ import libvirt_qemu
 
 from builder import faults, run
 from builder.errors import HostError, ToolError
+from builder.tools import standstill
 
 _POLL_S = 0.2
 
@@ -56,10 +57,31 @@ class Domain:
                     return True
                 raise
 
+    def is_alive(self) -> bool:
+        """Whether it is on, for those who wait for it: raises StandsStill if nothing will ever come.
+
+        QEMU stops a guest whose disk file has no room to grow ("werror=enospc", its default): what it has written so
+        far is not lost. Source: qemu(1), "-drive"; virDomainGetDiskErrors.
+        """
+        if self.is_off():
+            return False
+        with _asking(f"look at the domain '{self.name}'"):
+            try:
+                state, reason = self._handle.state()
+                if (state, reason) != (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR):
+                    return True
+                disks = set(self._handle.diskErrors())
+            except libvirt.libvirtError as error:
+                # It ended between the questions.
+                if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                    return False
+                raise
+        raise standstill.error(f"the machine '{self.name}'", standstill.files(self.xml(), disks))
+
     def wait_until_off(self, timeout_s: float) -> None:
-        """timeout_s: seconds. Raises ToolError if the machine is still on then."""
+        """timeout_s: seconds. Raises ToolError if the machine is still on then, StandsStill if it will stay so."""
         deadline = time.monotonic() + timeout_s
-        while not self.is_off():
+        while self.is_alive():
             if time.monotonic() >= deadline:
                 raise ToolError(f"the machine '{self.name}' is still on after {timeout_s:.0f} s")
             time.sleep(_POLL_S)
@@ -142,12 +164,16 @@ class Domain:
         return [one["addr"] for one in found if one["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4]
 
     def end_on_reboot(self) -> None:
-        """From now on a guest that restarts is switched off instead; QEMU's -no-reboot, for a machine that runs."""
+        """From now on a guest that restarts is switched off instead; QEMU's -no-reboot, for a machine that runs.
+
+        One that is defined keeps to it when it is started again.
+        """
         with _asking(f"forbid '{self.name}' to restart"):
+            flags = libvirt.VIR_DOMAIN_AFFECT_LIVE
+            if self._handle.isPersistent():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG
             self._handle.setLifecycleAction(
-                libvirt.VIR_DOMAIN_LIFECYCLE_REBOOT,
-                libvirt.VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY,
-                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+                libvirt.VIR_DOMAIN_LIFECYCLE_REBOOT, libvirt.VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY, flags
             )
 
     def screenshot(self) -> bytes | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from builder import install
-from builder.errors import GoldenError, ToolError, VerifyError
+from builder.errors import GoldenError, HostError, ToolError, VerifyError
 from builder.tools import qemu_img
 from builder.tools.virt_install import Installation
 from tests.fake.conftest import Fake, Family
@@ -43,10 +44,12 @@ def installation(tmp_path: Path) -> Installation:
     )
 
 
-def run_install(installation: Installation, *, silence_s: float = 30) -> list[str]:
+def run_install(
+    installation: Installation, *, silence_s: float = 30, look: Callable[[], object] = lambda: None
+) -> list[str]:
     notes: list[str] = []
     log = installation.disk.with_name("virt-install.log")
-    install.install(installation, image="x-base", log=log, silence_s=silence_s, note=notes.append)
+    install.install(installation, image="x-base", log=log, silence_s=silence_s, look=look, note=notes.append)
     return notes
 
 
@@ -111,6 +114,19 @@ def test_a_silent_installer_is_given_up(fake: Fake, family: Family, installation
     error = failure(installation, silence_s=1)
     assert error.what == "could not install 'x-base': the installer has said nothing for 1 s"
     assert error.details == [("console", "last word")]
+    assert family.has_ended()
+
+
+def test_a_machine_that_stands_still_ends_the_installation(
+    fake: Fake, family: Family, installation: Installation
+) -> None:
+    fake("virt-install", f"{family.join}; {FIND_FILES} sleep 600")
+
+    def look() -> None:
+        raise HostError("the machine stands still")
+
+    with pytest.raises(HostError, match="the machine stands still"):
+        run_install(installation, silence_s=600, look=look)
     assert family.has_ended()
 
 

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder import clones
 from builder.errors import ConfigError, ToolError, VerifyError
-from builder.harness import evidence, lans
+from builder.harness import disk_results, evidence, lans
 from builder.harness.attempt import Attempts, Keep, wanted
 from builder.harness.declaration import Role, Script, Test
 from builder.harness.evidence import Collector
@@ -35,6 +36,7 @@ from builder.store import Store
 from builder.tools import qcow2, qemu_img, ssh
 from builder.tools.libvirt import Connection
 from tests.builds import add_chain
+from tests.machines import restarting_sector, write_sector
 
 TCG = Accelerator(kind="tcg", reason="said by the test")
 IMAGE = "sandbox-upgrade"
@@ -252,6 +254,62 @@ def test_the_watch_says_what_became_of_a_machine(lab: Lab, connection: Connectio
         say(PANIC + "hung_task: blocked tasks")(guests)
         with pytest.raises(Lost, match=r"main: the kernel panicked after 0 s: .*hung_task: blocked tasks"):
             watch().look_closely(0)
+
+
+# --- guests that restart
+
+RESTART = restarting_sector("[    9.1] reboot: Restarting system")
+
+
+class RestartingLab(Lab):
+    """Its guests restart as soon as they boot, again and again."""
+
+    @contextlib.contextmanager
+    def running(self, wanted: Mapping[str, Wanted], **more: Any) -> Iterator[dict[str, Guest]]:
+        before = more.pop("before_start", lambda _folder: None)
+
+        def spoil(folder: Path) -> None:
+            before(folder)
+            write_sector(folder / "disk.qcow2", RESTART)
+
+        with super().running(wanted, **more, before_start=spoil) as guests:
+            yield guests
+
+
+@pytest.fixture
+def restarting(lab: Lab) -> Lab:
+    return RestartingLab(state=lab.state, images=lab.images, builds=lab.builds, key=lab.key, accelerator=TCG)
+
+
+def test_a_guest_that_restarts_while_it_boots_ends_the_attempt(restarting: Lab, job: Job, tmp_path: Path) -> None:
+    patient = job.model_copy(update={"tests": (job.tests[0].model_copy(update={"boot_s": 600}),)})
+    found = attempt(restarting, patient, tmp_path / "results")
+    assert (found.cause, found.why) == (
+        "restart",
+        "main: the guest restarted by itself; may_reboot = true allows it",
+    )
+    assert found.seconds < 600
+
+
+def test_a_guest_whose_results_come_on_a_disk_may_not_restart_either(
+    restarting: Lab, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_results, "prepare", lambda *_, **__: None)
+    patient = job.tests[0].model_copy(update={"boot_s": 600, "results": "disk"})
+    found = attempt(restarting, job.model_copy(update={"tests": (patient,)}), tmp_path / "results")
+    assert (found.cause, found.why) == (
+        "restart",
+        "main: the guest restarted by itself; may_reboot = true allows it",
+    )
+
+
+def test_one_that_may_restart_goes_on_until_its_limit(restarting: Lab, job: Job, tmp_path: Path) -> None:
+    free = job.tests[0].model_copy(update={"boot_s": 2, "may_reboot": True})
+    found = attempt(restarting, job.model_copy(update={"tests": (free,)}), tmp_path / "results")
+    assert found.cause == "boot"
+    assert found.kept is not None
+    console = (found.kept / "boot/main-console.log").read_text()
+    assert console.count("reboot: Restarting system") > 1
 
 
 # --- bundles

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from builder import clones, soundness
-from builder.clones import collection, habit, saved, warm
+from builder.clones import collection, first_start, saved, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
@@ -192,11 +192,11 @@ def test_memory_is_shared_by_all_and_waited_for_if_wanted(golden: Command, open_
     code, _, err = golden(*words, "--host-memory", limit)
     assert (code, err.count(f"there is no memory for {golden.prefix}-2: 64 MiB are needed")) == (3, 1)
     assert f"golden-{golden.prefix} 8192" in err
-    with golden.started(*words, "--host-memory", limit, "--wait-memory", "60s") as waiting:
+    with golden.started(*words, "--host-memory", limit, "--wait-memory", "900s") as waiting:
         assert waiting.stderr is not None
         assert any("waiting for 64 MiB of memory" in line for line in iter(waiting.stderr.readline, ""))
         golden.json("destroy", golden.prefix)
-        _, err = waiting.communicate(timeout=60)
+        _, err = waiting.communicate(timeout=1000)
     assert waiting.returncode == 0, err
 
 
@@ -298,8 +298,11 @@ def test_a_clone_that_went_on_from_a_mapped_memory_is_reverted(
 def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Command, memory: saved.Saved) -> None:
     (place,) = saved.places(golden.state)
     assert golden.json("gc", "--dry-run") == []
-    # Another amount of memory is other circumstances: it boots, without a try.
-    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "65 MiB", "--no-wait")
+    # Another amount of memory is other circumstances: it boots, without a try, and says why.
+    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "65 MiB", "--no-start")
+    code, _, err = golden("start", golden.prefix, "--no-wait")
+    assert code == 0
+    assert f"{golden.prefix} boots: memory of {memory.stem} is saved, but it does not fit: memory 64 → 65 MiB" in err
     assert clones.find(golden.state, golden.prefix).warm is None
     # So is another host's kernel.
     other = memory.model_copy(update={"circumstances": memory.circumstances.model_copy(update={"kernel": "0.0"})})
@@ -312,6 +315,27 @@ def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Comm
     assert saved.places(golden.state) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--disk", "1 MiB"), "it has extra disks or a seed"),
+        (("--seed",), "it has extra disks or a seed"),
+        (("--network", "user", "--network", "lan=x"), "it has other network cards than the one in user mode"),
+    ],
+)
+def test_who_asks_for_a_warm_start_of_what_cannot_have_one_gets_a_boot_and_a_word(
+    golden: Command, words: tuple[str, ...], reason: str
+) -> None:
+    made = ("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait", *words)
+    code, _, err = golden(*made, GOLDEN_WARM="1")
+    assert code == 0, err
+    assert err.count(f"boot: a machine like this cannot go on from memory: {reason}") == 1
+    lease = clones.find(golden.state, golden.prefix)
+    assert lease.warm is None
+    assert clones.is_running(lease, golden.connection)
+    assert saved.places(golden.state) == []
+
+
 def ordered(golden: Command) -> clones.Order:
     source = clones.locate(IMAGE, None, images=golden.store.images, builds=None)
     return clones.Order(
@@ -319,23 +343,19 @@ def ordered(golden: Command) -> clones.Order:
     )
 
 
-def test_the_memory_of_an_image_that_is_started_again_is_saved_by_itself(
+def test_the_memory_of_an_image_is_saved_by_itself_at_its_first_start(
     golden: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssh, "wait_until_answers", lambda *_words, **_more: 1.0)
     monkeypatch.setattr(warm._Preparation, "_prepare_guest", lambda _self, _machine: ())
     more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
-    again = functools.partial(
-        habit.prepare_again, ordered(golden), reporter=Reporter("quiet"), boot_timeout_s=1, **more
+    prepare = functools.partial(
+        first_start.prepare, ordered(golden), reporter=Reporter("quiet"), boot_timeout_s=1, **more
     )
-    again()
-    assert saved.places(golden.state) == []  # nobody knows yet that there will be a second one
-    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
-    habit.remember(clones.find(golden.state, golden.prefix), **more)
-    again()
+    prepare()
     (place,) = saved.places(golden.state)
     made = (place / "warm.json").stat().st_mtime_ns
-    again()
+    prepare()
     assert (place / "warm.json").stat().st_mtime_ns == made
     golden.json("gc", "--memory")
     assert list(saved.folder(golden.state).iterdir()) == []
@@ -348,11 +368,9 @@ def test_memory_that_cannot_be_saved_is_told_once_and_its_clones_boot(
         raise ToolError("its guest takes no agent")
 
     monkeypatch.setattr(warm, "prepare", refuse)
-    golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
     more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
-    habit.remember(clones.find(golden.state, golden.prefix), **more)
     for _ in range(2):
-        habit.prepare_again(ordered(golden), reporter=Reporter("plain"), boot_timeout_s=1, **more)
+        first_start.prepare(ordered(golden), reporter=Reporter("plain"), boot_timeout_s=1, **more)
     said = capsys.readouterr().err
     assert said.count("could not be saved; its clones boot: its guest takes no agent") == 1
 

@@ -15,10 +15,10 @@ from builder.sandbox.stand_in.console import InstallError
 DISK_MIB = 4096
 
 
-def wanted(tmp_path: Path, layout: str) -> plan.Plan:
+def wanted(tmp_path: Path, layout: str, firmware: str = "bios") -> plan.Plan:
     file = tmp_path / "golden.toml"
     file.write_text('[distribution.sandbox]\ninherits = "el9"\nsource = { dvd = "sandbox.iso" }\n')
-    distribution = load(file).distributions["sandbox"].model_copy(update={"layout": layout})
+    distribution = load(file).distributions["sandbox"].model_copy(update={"layout": layout, "firmware": firmware})
     image = Image(name="sandbox-base", distribution="sandbox", layer="base")
     text = install.kickstart(image, distribution, ssh_public_key="ssh-ed25519 AAAA golden")
     return plan.make(plan.parse(text))
@@ -40,6 +40,23 @@ def test_partitions_are_made_as_asked_on_a_small_disk(tmp_path: Path, layout: st
     assert table.startswith("label: dos\n")
     assert table.count("start=") == len(expected) <= 4  # as many as an MBR holds without an extended one
     assert table.count("bootable") == 1
+
+
+def test_uefi_has_a_partition_of_its_own_in_a_table_of_its_own(tmp_path: Path) -> None:
+    it = wanted(tmp_path, "plain", "uefi")
+    parts = storage.layout(it.partitions, disk_mib=DISK_MIB, is_gpt=True)
+    assert [(part.mount_point, part.filesystem, size) for part, size in parts] == [
+        ("/boot/efi", "vfat", 256),
+        ("/", "xfs", 3837),
+    ]
+    lines = storage.table(parts, is_gpt=it.disk_label == "gpt").splitlines()
+    assert (lines[0], [line.rpartition("type=")[2] for line in lines[3:]]) == ("label: gpt", ["U", "L"])
+
+
+def test_a_bios_with_a_gpt_has_a_partition_for_grub_first(tmp_path: Path) -> None:
+    parts = storage.layout(wanted(tmp_path, "plain").partitions, disk_mib=DISK_MIB, is_gpt=True)
+    lines = storage.table(parts, is_gpt=True).splitlines()
+    assert [line.rpartition("type=")[2] for line in lines[3:]] == ["21686148-6449-6E6F-744E-656564454649", "L"]
 
 
 def test_the_boot_loader_finds_a_boot_partition_of_its_own(tmp_path: Path) -> None:
@@ -119,6 +136,7 @@ BOOT = "part /boot --size=512\npart pv.01 --size=2048\n"
         ),
         (f"{BOOT}volgroup g pv.01 --reserved-space=9\n", "'volgroup --reserved-space' is not obeyed"),
         (f"{BOOT}volgroup g pv.01\nlogvol /x --fstype=vfat --vgname=g --name=r --size=1\n", "of type 'vfat' is not"),
+        ("part /boot/efi --fstype=efi\npart / --size=9\n", "a partition '/boot/efi' of type 'efi' is not obeyed"),
         ("part pv.01 --size=9\nvolgroup g pv.01\nlogvol / --vgname=g --name=r --size=1\n", "without a partition /boot"),
         ("autopart --type=thinp\n", "of 'autopart --type' this stand-in for Anaconda obeys plain and lvm"),
         ("autopart --type=lvm --noboot\n", "without a partition /boot"),

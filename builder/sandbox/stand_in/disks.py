@@ -10,6 +10,8 @@ from pykickstart import constants
 from .console import problem, stopped
 
 PHYSICAL_VOLUME = "lvmpv"
+# What `--fstype=efi` is made of. Source: UEFI Specification, "File System Format".
+EFI = "vfat"
 
 # Attributes of pykickstart's whose options go by another name.
 _OPTIONS = {
@@ -37,6 +39,10 @@ class Partition:
     @property
     def is_physical_volume(self) -> bool:
         return self.filesystem == PHYSICAL_VOLUME
+
+    @property
+    def is_efi(self) -> bool:
+        return self.filesystem == EFI
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,8 @@ def _check_volumes(handler: Any, parts: list[Partition], groups: list[Group]) ->
 def _file_system(data: Any, what: str) -> Partition:
     mount_point = data.mountpoint
     filesystem = "swap" if mount_point == "swap" else data.fstype or "xfs"
+    if (mount_point, filesystem) == ("/boot/efi", "efi") and data.size:
+        return _wish(data, filesystem=EFI)
     if not (mount_point.startswith("/") or mount_point == "swap") or filesystem not in ("ext4", "xfs", "swap"):
         raise problem(data.lineno, f"{what} of type '{filesystem}' is not obeyed by this stand-in for Anaconda")
     if not data.size:

@@ -1,4 +1,4 @@
-"""The disk: partitions, file systems, mounts, fstab, boot loader. BIOS only, as the sandbox's machines are."""
+"""The disk: partitions, file systems, mounts, fstab, boot loader for BIOS or UEFI."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def table(parts: list[tuple[Partition, int]], *, is_gpt: bool) -> str:
     """The script for sfdisk(8). The partition with /boot, or else the root, is the active one."""
     lines = [f"label: {'gpt' if is_gpt else 'dos'}", "unit: sectors", ""]
     begin = _FIRST_MIB * MIB // _SECTOR
-    if is_gpt:
+    if _has_bios_partition(parts, is_gpt=is_gpt):
         lines.append(f"start={begin}, size={MIB // _SECTOR}, type=21686148-6449-6E6F-744E-656564454649")
         begin += MIB // _SECTOR
     points = [part.mount_point for part, _ in parts]
@@ -82,11 +82,16 @@ def table(parts: list[tuple[Partition, int]], *, is_gpt: bool) -> str:
     for part, size_mib in parts:
         size = size_mib * MIB // _SECTOR
         # Shortcuts of sfdisk(8) that mean the right type in both kinds of table.
-        kind = "V" if part.is_physical_volume else "S" if part.mount_point == "swap" else "L"
+        kind = "V" if part.is_physical_volume else "S" if part.mount_point == "swap" else "U" if part.is_efi else "L"
         active = ", bootable" if part.mount_point == boot and not is_gpt else ""
         lines.append(f"start={begin}, size={size}, type={kind}{active}")
         begin += size
     return "\n".join(lines) + "\n"
+
+
+def _has_bios_partition(parts: list[tuple[Partition, int]], *, is_gpt: bool) -> bool:
+    """A partition table that leaves a BIOS no room for GRUB's core image has a partition for it, as the first."""
+    return is_gpt and not any(part.is_efi for part, _ in parts)
 
 
 def prepare(plan: Plan) -> tuple[str, list[Made]]:
@@ -103,7 +108,7 @@ def prepare(plan: Plan) -> tuple[str, list[Made]]:
     call(["sh", "-c", f"sfdisk --quiet {device} < {script}"])
     made: list[Made] = []
     devices = {}
-    for number, (part, _) in enumerate(parts, start=2 if is_gpt else 1):
+    for number, (part, _) in enumerate(parts, start=2 if _has_bios_partition(parts, is_gpt=is_gpt) else 1):
         path = f"{device}{'p' if disk.startswith('nvme') else ''}{number}"
         _wait_for(path)
         if not part.is_physical_volume:
@@ -140,6 +145,8 @@ def _format(device: str, part: Partition) -> Made:
         call(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", *label, device])
     elif part.filesystem == "xfs":
         call(["mkfs.xfs", "-q", "-f", *label, device])
+    elif part.is_efi:
+        call(["mkfs.vfat", "-F", "32", device])
     else:
         call(["mkswap", *label, device])
     uuid = call(["blkid", "-p", "-s", "UUID", "-o", "value", device]).strip()
@@ -173,7 +180,7 @@ def write_fstab(made: list[Made]) -> None:
     lines = []
     for item in made:
         point = item.wish.mount_point
-        options = item.wish.options or "defaults"
+        options = item.wish.options or ("umask=0077,shortname=winnt" if item.wish.is_efi else "defaults")
         check = "0" if item.wish.filesystem != "ext4" else "1" if point == "/" else "2"
         where = "none" if point == "swap" else point
         lines.append(f"{item.source} {where} {item.wish.filesystem} {options} 0 {check}")
@@ -182,7 +189,11 @@ def write_fstab(made: list[Made]) -> None:
 
 def install_boot_loader(plan: Plan, *, device: str, made: list[Made]) -> None:
     phase(f"Installing boot loader on {device}")
-    call(["grub-install", "--target=i386-pc", f"--boot-directory={SYSROOT}/boot", "--no-floppy", device])
+    words = ["--target=i386-pc", "--no-floppy", device]
+    if any(item.wish.is_efi for item in made):
+        # Where firmware without variables of its own looks: each machine of golden's begins with an empty set.
+        words = ["--target=x86_64-efi", f"--efi-directory={SYSROOT}/boot/efi", "--removable", "--no-nvram"]
+    call(["grub-install", f"--boot-directory={SYSROOT}/boot", *words])
     (SYSROOT / "boot/grub/grub.cfg").write_text(grub_config(plan, made=made, kernel=kernel_release()))
 
 
