@@ -49,15 +49,16 @@ def section(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    tried, survived, covered = found["tried"], found["survived"], len(found.get("pairs_covered", ()))
-    pairs = covered + len(found.get("pairs_left", ()))
+    tried, survived = found["tried"], found["survived"]
     left = found["planned"] - found["missed"] - tried
+    covered = len(found.get("pairs_covered", ()))
+    pairs = covered + len(found.get("pairs_left", ()))
+    of_pairs = f"{covered} of the {pairs} pairs of a command and a kind of fault, or of a program and a signal"
     return (
         f"{tried} trials at {found['places']} places, of {found['seconds']:.0f} s in all: {survived} survived, "
         f"{tried - survived} did not; {f'there was no time for {left} more' if left else 'nothing was left out'}; "
         f"{found['missed']} came when the command was over; dnf installed {found['dnf_installations']} states of "
-        f"channels. The trials are of {covered} of the {pairs} pairs of a command and a kind of fault, or of a "
-        "program and a signal"
+        f"channels{f'. The trials are of {of_pairs}' if pairs else ''}"
     )
 
 

@@ -400,11 +400,11 @@ class Stage:
             raise AssertionError(f"golden {' '.join(words)} ended with {found.status}:\n{found.err}")
         return found
 
-    def trace(self, *words: str, beside: Sequence[Sequence[str]] = ()) -> list[str]:
-        """The places that a command comes to, in order. beside: other commands at the same time."""
+    def trace(self, *words: str) -> list[str]:
+        """The places that a command comes to, in order."""
         file = Path("/run/trace")
         file.unlink(missing_ok=True)
-        found = self.golden(*words, fault=f"trace:{file}", beside=beside)
+        found = self.golden(*words, fault=f"trace:{file}")
         if found.status != 0:
             raise AssertionError(f"golden {' '.join(words)} ended with {found.status}:\n{found.err}")
         return file.read_text().split() if file.exists() else []
