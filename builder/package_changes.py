@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from builder.errors import VerifyError
 from builder.frozen import Frozen
 from builder.model import Build
 from builder.packages import Change, compare
@@ -54,11 +57,21 @@ def write(changes: PackageChanges, logs: Path) -> None:
 
 
 def changelogs(store: Store, build: Build) -> dict[str, str]:
-    """NEVRA -> newest changelog entry, as far as `build` has kept them; builds of an older golden have none."""
+    """NEVRA -> newest changelog entry, as far as `build` has kept them; builds of an older golden have none.
+
+    Raises VerifyError if the file is damaged.
+    """
     path = store.logs / build.stem / FILE
     if not path.exists():
         return {}
-    return PackageChanges.model_validate_json(path.read_bytes()).changelogs
+    try:
+        return PackageChanges.model_validate_json(path.read_bytes()).changelogs
+    except ValidationError as error:
+        raise VerifyError(
+            f"the changelogs of {build.stem} cannot be read: {path} is damaged",
+            details=[("reason", str(error).splitlines()[0])],
+            try_next=f"rm {path}, and be without changelogs",
+        ) from error
 
 
 def _difference(packages: list[str], build: Build | None, store: Store) -> Difference | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from builder import channels, clones
 from builder.cache import Cache, retention
 from builder.channels import compose as composes
-from builder.clones import pins, saved
+from builder.clones import pins, saved, snapshots
 from builder.errors import GoldenError, VerifyError
 from builder.preflight.doctor import Finding
 from builder.progress import Reporter
@@ -21,11 +21,17 @@ from builder.tools.openpgp import Signer
 
 
 def examine(
-    state: Path, *, reporter: Reporter, own: Store | None = None, signer: Signer | None = None
+    state: Path,
+    *,
+    reporter: Reporter,
+    images: Path | None = None,
+    own: Store | None = None,
+    signer: Signer | None = None,
 ) -> list[Finding]:
     """What is damaged below `state`: in the stores of all projects, in clones, in the cache; one line if nothing is.
 
-    own: the project at hand, whose channels are checked with its key, `signer`; those of others by digests alone.
+    images: the folder of installed images, read as well. own: the project at hand, whose channels are checked with its
+    key, `signer`; those of others by digests alone.
     """
     found: list[Finding] = []
     for store in _stores(state):
@@ -36,8 +42,11 @@ def examine(
             found += _packages(store)
         with reporter.step(f"read the channels of {store.root.name}") as step:
             found += _channels(store, signer=signer if is_own else None, note=step.note)
-    with reporter.step("read the images below clones, and saved memory"):
-        found += [*_clones(state), *_memory(state)]
+    if images is not None and images.is_dir():
+        with reporter.step("read the installed images") as step:
+            found += _installed(images, note=step.note)
+    with reporter.step("read the images below clones, their snapshots, and saved memory"):
+        found += [*_clones(state), *_snapshots(state), *_memory(state)]
     with reporter.step("read the cache"):
         found += _cache(state)
     return found or [Finding(check="every byte", state="ok", found="what golden keeps is what it was")]
@@ -52,6 +61,8 @@ def _damaged(check: str, error: GoldenError, *, remedy: str | None = None) -> Fi
     return Finding(check=check, state="fail", found=said, remedy=remedy or error.try_next or "")
 
 
+# What vouches for an image lies beside it under its name, too.
+_BESIDE = (".cdx", ".tests")
 _TELLING = ("reason", "damaged", "gone", "stray", "signature", "missing", "unsigned", "key", "attestation")
 
 
@@ -68,6 +79,25 @@ def _builds(store: Store, *, note: Callable[[str], None]) -> Iterator[Finding]:
             verify_digest(listed, build.packages_sha256, what=f"the package list of '{build.stem}'", remedy=anew)
         except VerifyError as error:
             yield _damaged(f"build {path.stem}", error)
+
+
+def _installed(images: Path, *, note: Callable[[str], None]) -> Iterator[Finding]:
+    """Each image that dnf installed, by the facts beside it; a link by which it is known leads to one of them."""
+    disks = {path.stem for path in images.glob("[!.]*.qcow2") if not path.is_symlink()}
+    facts = {path.stem for path in images.glob("[!.]*.json") if not path.stem.endswith(_BESIDE)}
+    for stem in sorted(disks | facts):
+        note(stem)
+        try:
+            build = read_build(images / f"{stem}.json")
+            for file, digest in (
+                (images / f"{stem}.qcow2", build.id.sha256),
+                (images / f"{stem}.packages", build.packages_sha256),
+            ):
+                if not file.is_file() or sha256(file) != digest:
+                    raise VerifyError(f"{file} {'was changed' if file.exists() else 'is gone'}")
+        except (VerifyError, OSError) as error:
+            told = error if isinstance(error, VerifyError) else VerifyError(f"{error.filename}: {error.strerror}")
+            yield _damaged(f"installed {stem}", told, remedy=f"dnf reinstall $(rpm -qf {images / stem}.qcow2)")
 
 
 def _packages(store: Store) -> Iterator[Finding]:
@@ -101,7 +131,24 @@ def _clones(state: Path) -> Iterator[Finding]:
             yield _damaged(f"clone {name}", error)
 
 
+def _snapshots(state: Path) -> Iterator[Finding]:
+    for name in clones.names(state):
+        for place in snapshots.places(state, name):
+            try:
+                snapshots.check(snapshots.read(place), place)
+            except GoldenError as error:
+                yield _damaged(f"snapshot {place.name} of {name}", error)
+
+
 def _memory(state: Path) -> Iterator[Finding]:
+    for place in saved.places(state):
+        if not place.name.startswith(".") and saved.read(place) is None:  # else it is being made
+            yield Finding(
+                check=f"memory {place.name}",
+                state="fail",
+                found=f"{place / 'warm.json'} is damaged: clones boot without this saved memory",
+                remedy=f"rm -r {place}",
+            )
     for place, memory in saved.all_saved(state):
         try:
             pins.check(memory.pins, what=f"the saved memory of {memory.stem}", is_full=True)

@@ -43,9 +43,12 @@ def render(folders: Path | Sequence[Path], template: str, *, autoescape: bool = 
         problem = Problem(error.filename or template, error.message or "syntax error", error.lineno)
     except jinja2.TemplateNotFound as error:
         problem = Problem(" or ".join(map(str, searched)), f"there is no template '{error.name}'")
-    except jinja2.TemplateError as error:
+    except Exception as error:  # also what an expression of theirs raises, as 1 / 0, and a file that is no text
         frames = traceback.extract_tb(error.__traceback__)
         inside = [f for f in frames if any(Path(f.filename).is_relative_to(folder) for folder in searched)]
         place = inside[-1] if inside else None
-        problem = Problem(place.filename if place else template, error.message or "", place.lineno if place else None)
+        what = error.message if isinstance(error, jinja2.TemplateError) else str(error)
+        problem = Problem(
+            place.filename if place else template, what or type(error).__name__, place.lineno if place else None
+        )
     raise ConfigError(f"the template '{template}' could not be rendered", problems=[problem])

@@ -52,9 +52,10 @@ def current(channel: Path) -> Path | None:
     mirrorlist = channel / "mirrorlist"
     if not mirrorlist.exists():
         return None
-    line = mirrorlist.read_text(encoding="utf-8").strip()
-    compose = channel / "composes" / line.rstrip("/").rpartition("/")[2]
-    if not (compose / "repodata").is_dir():
+    line = mirrorlist.read_text(encoding="utf-8", errors="replace").strip()
+    name = line.rstrip("/").rpartition("/")[2]
+    compose = channel / "composes" / name
+    if not VERSION.fullmatch(name) or not (compose / "repodata").is_dir():
         raise VerifyError(
             f"{mirrorlist} names a compose that is not there",
             details=[("address", line), ("folder", str(compose))],

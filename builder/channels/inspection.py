@@ -105,15 +105,15 @@ def _attestations(
         build, bom, statements, _ = composes.companions(compose / package.href)
         if not statements.exists():
             continue
-        text = statements.read_text(encoding="utf-8")
         try:
+            text = statements.read_text(encoding="utf-8")
             subjects = {
                 subject["name"]: subject["digest"]["sha256"]
                 for statement in attestation.read(text, signer=signer, what=package.file_name)
                 for subject in statement["subject"]
             }
             stem = _stem(build)
-        except (VerifyError, KeyError, ValueError, OSError) as error:
+        except (VerifyError, KeyError, ValueError, TypeError, OSError) as error:
             reason = f"{error.what}: {dict(error.details)['reason']}" if isinstance(error, VerifyError) else str(error)
             wrong.append(("attestation", f"{statements}: {reason}"))
             continue

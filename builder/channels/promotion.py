@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import RootModel, ValidationError
+
 from builder.channels import compose as composes
 from builder.channels import publication, sets
 from builder.channels.client import checked_url
 from builder.channels.sets import Member
-from builder.errors import ConfigError, did_you_mean
+from builder.errors import ConfigError, VerifyError, did_you_mean
 from builder.model import Frozen, ImageId
 from builder.store import Store, write_atomically
 from builder.tools import createrepo
@@ -205,7 +207,7 @@ def unverified(store: Store, id: ImageId) -> str:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         is_same, is_passed = record["sha256"] == id.sha256, record["passed"] is True
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         return f"the verification record of {id.stem} is damaged: {path}: {error}"
     if not is_same:
         return f"the verification record of {id.stem} is of other bytes"
@@ -215,11 +217,23 @@ def unverified(store: Store, id: ImageId) -> str:
 # --- what a rollback took away
 
 
+class _Withdrawn(RootModel[dict[str, str]]):
+    """`withdrawn.json`."""
+
+
 def read_withdrawn(channel: Path) -> dict[str, str]:
-    """Build -> what happened to it, in words."""
+    """Build -> what happened to it, in words. Raises VerifyError if the file is damaged."""
     path = channel / _WITHDRAWN
-    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    if not path.exists():
+        return {}
+    try:
+        return _Withdrawn.model_validate_json(path.read_bytes()).root
+    except ValidationError as error:
+        raise VerifyError(
+            f"what was taken back from the channel '{channel.name}' cannot be read: {path} is damaged",
+            details=[("reason", str(error).splitlines()[0])],
+            try_next=f"mend it, or rm {path}, by which it may be promoted again",
+        ) from error
 
 
 def _remember_withdrawn(channel: Path, ids: Sequence[ImageId], *, compose: str, seen: set[str]) -> None:

@@ -66,4 +66,6 @@ def _mirrorlist(there: str) -> str | None:
             rsync.fetch_file(f"{there}/mirrorlist", Path(folder) / "mirrorlist")
         except ToolError:
             return None
-        return (Path(folder) / "mirrorlist").read_text(encoding="utf-8").strip().rstrip("/").rpartition("/")[2] or None
+        line = (Path(folder) / "mirrorlist").read_text(encoding="utf-8", errors="replace").strip()
+    name = line.rstrip("/").rpartition("/")[2]
+    return name if VERSION.fullmatch(name) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -70,6 +71,11 @@ def golden(context: click.Context, file: Path, state: Path | None, progress: Sty
     )
 
 
+if "_GOLDEN_COMPLETE" in os.environ:
+    # bash's words are put together there.
+    importlib.import_module("builder.cli.completion")
+
+
 def main() -> None:
     """Run the command line and exit: 0, or the code of the error's kind (builder.errors), 130 when interrupted."""
     with _signals_as_exceptions():
@@ -115,8 +121,8 @@ def print_error(error: GoldenError) -> None:
     On a terminal the headline is folded between words. The rows are not: commands and paths are there to be copied.
     """
     width = Console(stderr=True).width if sys.stderr.isatty() and "\n" not in error.what else None
-    click.echo(folded("golden: error: ", error.what, width=width), err=True)
-    rows = error.rows()
+    click.echo(folded("golden: error: ", _shown(error.what), width=width), err=True)
+    rows = [(label, _shown(text)) for label, text in error.rows()]
     width = max((len(label) for label, _ in rows if label), default=0)
     for label, text in rows:
         first, *rest = text.splitlines() or [""]
@@ -124,6 +130,13 @@ def print_error(error: GoldenError) -> None:
         click.echo(f"{lead}{first}", err=True)
         for line in rest:
             click.echo(f"{' ' * len(lead)}{line}", err=True)
+
+
+def _shown(text: str) -> str:
+    """What a guest or a server said may be in it: nothing of that moves a terminal's cursor."""
+    return "".join(
+        c if c.isprintable() or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text.replace("\r\n", "\n")
+    )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from builder import culprits, preflight, verification
-from builder.cli.build import chosen, complete_image, find
+from builder.cli.build import chosen, find
+from builder.cli.completion import complete_built
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.packages import Change
 from builder.tools import libvirt
@@ -18,7 +19,7 @@ from builder.tools import libvirt
         "golden bisect rocky9-web --dry-run      # what would be tried",
     )
 )
-@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_built)
 @click.option("--no-reboot", is_flag=True, help="Test right after dnf: faster, and blind to what a boot shows.")
 @click.option("--dry-run", is_flag=True, help="Show the packages among which it would look; start nothing.")
 @json_option

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from builder import preflight
 from builder.cli import private
+from builder.cli.completion import complete_built
 from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
 from builder.cli.verdicts import need_passed, verify_builds
-from builder.config import load
 from builder.decision import Decision
-from builder.errors import ConfigError, GoldenError
+from builder.errors import ConfigError
 from builder.model import Build, Project
 from builder.pipeline import Pipeline
 from builder.plan import Planned, order
@@ -24,15 +23,6 @@ from builder.supply import survey
 from builder.tools import libvirt
 from builder.units import format_bytes, format_seconds
 from builder.workshop import Host
-
-
-def complete_image(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The image names of the golden.toml that the command line so far points to."""
-    file = (context.find_root().params or {}).get("file") or Path("golden.toml")
-    try:
-        return [CompletionItem(name) for name in load(Path(file)).images if name.startswith(incomplete)]
-    except GoldenError:
-        return []
 
 
 def chosen(project: Project, names: Sequence[str]) -> list[str]:
@@ -56,7 +46,7 @@ def find(session: Session, text: str) -> Build:
     return session.store.find(image, version or None)
 
 
-images_argument = click.argument("images", nargs=-1, metavar="[IMAGE]...", shell_complete=complete_image)
+images_argument = click.argument("images", nargs=-1, metavar="[IMAGE]...", shell_complete=complete_built)
 rebuild_option = click.option("--rebuild", is_flag=True, help="Build the named images anew even if nothing changed.")
 refresh_option = click.option(
     "--refresh",

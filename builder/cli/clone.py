@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -19,6 +21,8 @@ from builder.cli.clone_use import check, console, cp, exec_, logs, repair, rever
 from builder.cli.overview import Lazy, Overview
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.clones import collection
+from builder.clones.collection import Garbage
+from builder.harness import suite
 from builder.tools import libvirt
 from builder.units import format_bytes, format_moment
 
@@ -153,9 +157,10 @@ def destroy(session: Session, names: tuple[str, ...], as_json: bool) -> None:
 @json_option
 @pass_session
 def gc(session: Session, dry_run: bool, with_memory: bool, as_json: bool) -> None:
-    """Remove clones whose owner is dead, and what a golden that was killed left behind."""
+    """Remove clones whose owner is dead, what a golden that was killed left behind, and old results of tests."""
     with libvirt.connect() as connection:
-        found = collection.collect(
+        found = _old_results(session.state, is_dry=dry_run)
+        found += collection.collect(
             session.state,
             connection=connection,
             is_dry=dry_run,
@@ -174,6 +179,18 @@ def gc(session: Session, dry_run: bool, with_memory: bool, as_json: bool) -> Non
 
 for command in (create, warm_, pool_, ssh_, console, cp, exec_, logs, snapshot, revert, check, repair):
     clone.add_command(command)
+
+
+def _old_results(state: Path, *, is_dry: bool) -> list[Garbage]:
+    """Of runs of golden test that are over; what their bundles held is let go of afterwards."""
+    found = []
+    for folder in (old for project in sorted((state / "tests").glob("*")) for old in suite.expired(project)):
+        size = sum(file.lstat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+        name = f"{folder.parent.name}/{folder.name}"
+        found.append(Garbage(kind="results", name=name, reason="their time is over", size_bytes=size))
+        if not is_dry:
+            shutil.rmtree(folder)
+    return found
 
 
 def _states(leases: Sequence[clones.Lease]) -> dict[str, str]:

@@ -14,7 +14,6 @@ from builder import clones, run
 from builder.cli.clone_options import (
     capacity,
     capacity_options,
-    complete_image,
     cpus_option,
     memory_option,
     owner,
@@ -23,6 +22,7 @@ from builder.cli.clone_options import (
     parse_sizes,
 )
 from builder.cli.clone_source import reaching, source_of
+from builder.cli.completion import complete_clonable
 from builder.cli.session import Session, examples, images_option, json_option, key_option, pass_session, print_json
 from builder.clones import first_start, pools, ready, warm
 from builder.errors import ConfigError
@@ -46,7 +46,9 @@ from builder.units import format_bytes, format_seconds
     )
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--image", required=True, metavar="IMAGE[@VERSION]", shell_complete=complete_image, help="What to clone.")
+@click.option(
+    "--image", required=True, metavar="IMAGE[@VERSION]", shell_complete=complete_clonable, help="What to clone."
+)
 @click.option("--count", type=click.IntRange(min=1), help="So many; they are numbered, after the NAME or the image.")
 @click.option(
     "--prefer",
@@ -136,7 +138,8 @@ def create(
     """Make clones of an image, start them, and wait until they answer on SSH.
 
     The image is the installed one; where none is installed, it is the newest build of the project. If anything
-    fails, nothing of the clones is left. A clone is its owner's: when that process is gone, golden clone gc removes it.
+    fails, nothing of the clones is left. A clone is its owner's: when that process is gone, so is the clone, as soon as
+    another one is made, memory is short, or golden clone gc runs.
     """
     key = key or session.key
     if key is None and not (no_wait or no_start or own_key):
@@ -274,7 +277,7 @@ def _print_made(
         "golden clone warm rocky9-bootstrapped --memory '4 GiB' --cpus 4    # for clones with just as much",
     ),
 )
-@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_clonable)
 @click.option("--prefer", type=click.Choice(["chain", "flat"]), help="As in golden clone create.")
 @images_option
 @memory_option

@@ -7,24 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from builder import clones
+from builder.cli.completion import complete_name
 from builder.cli.session import Decorator
 from builder.errors import ConfigError
-from builder.store import default_state
 from builder.tools.domain import Forward, Nic
 from builder.units import MIB, parse_duration, parse_size
-
-
-def complete_name(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    state = context.find_root().params.get("state") or default_state()
-    return [CompletionItem(name) for name in clones.names(state) if name.startswith(begun)]
-
-
-def complete_image(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    images = context.params.get("installed") or clones.INSTALLED_IMAGES
-    return [CompletionItem(n) for n in clones.image_names(images=images, builds=None) if n.startswith(begun)]
 
 
 def parse_mib(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:

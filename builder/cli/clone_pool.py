@@ -12,11 +12,11 @@ from builder import clones
 from builder.cli.clone_options import (
     capacity,
     capacity_options,
-    complete_image,
     cpus_option,
     memory_option,
 )
 from builder.cli.clone_source import reaching, source_of
+from builder.cli.completion import complete_clonable
 from builder.cli.session import (
     Session,
     examples,
@@ -45,7 +45,7 @@ _KEEP_POLL_S = 5.0
         "golden clone pool --keep                            # a service that keeps all pools full",
     ),
 )
-@click.argument("image", required=False, metavar="[IMAGE[@VERSION]]", shell_complete=complete_image)
+@click.argument("image", required=False, metavar="[IMAGE[@VERSION]]", shell_complete=complete_clonable)
 @click.option(
     "--ready", "count", type=click.IntRange(min=0), metavar="N", help="So many are to be ready; 0 gives it up."
 )

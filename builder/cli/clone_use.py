@@ -19,6 +19,7 @@ from builder.cli.clone_options import (
     parse_seconds,
     some_names,
 )
+from builder.cli.completion import complete_exec, complete_name, complete_place, complete_snapshot
 from builder.cli.session import Session, examples, json_option, key_option, pass_session, print_json, print_table
 from builder.clones import snapshots
 from builder.errors import ConfigError, HostError
@@ -27,6 +28,7 @@ from builder.units import format_bytes
 
 _EXEC_TIMEOUT_S = 24 * 3600.0
 _CLOCK_TIMEOUT_S = 60.0
+_JOURNAL_TIMEOUT_S = 600.0
 
 # Where libvirt keeps QEMU's own words. Source: libvirt's documentation, "logging".
 _QEMU_LOGS = (Path("/var/log/libvirt/qemu"), Path.home() / ".cache/libvirt/qemu/log")
@@ -79,7 +81,14 @@ def _words(command: tuple[str, ...]) -> tuple[str, ...]:
         "golden clone exec web1 --timeout '5 min' -- 'dnf -y install tree && tree /etc'",
     ),
 )
-@click.argument("words", nargs=-1, required=True, metavar="NAME... -- COMMAND...", type=click.UNPROCESSED)
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    metavar="NAME... -- COMMAND...",
+    type=click.UNPROCESSED,
+    shell_complete=complete_exec,
+)
 @click.option(
     "--timeout", "timeout_s", callback=parse_seconds, metavar="DURATION", help="For each clone.  [default: a day]"
 )
@@ -132,14 +141,17 @@ def _split(words: tuple[str, ...], *, known: list[str]) -> tuple[list[str], tupl
 
 @click.command(
     epilog=examples(
-        "golden clone cp report.conf web1:/etc/", "golden clone cp web1:/var/log/nginx ./logs    # folders, too"
+        "golden clone cp report.conf web1:/etc/",
+        "golden clone cp web1:/var/log/nginx ./logs    # folders, too",
+        "golden clone cp web1:/root/core . --json | jq .status",
     )
 )
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.argument("destination")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", shell_complete=complete_place)
+@click.argument("destination", shell_complete=complete_place)
 @key_option
+@json_option
 @pass_session
-def cp(session: Session, sources: tuple[str, ...], destination: str, key: Path | None) -> None:
+def cp(session: Session, sources: tuple[str, ...], destination: str, key: Path | None, as_json: bool) -> None:
     """Copy files and folders into a clone, or out of one. NAME:PATH is a path in the clone."""
     known = clones.names(session.state)
     split = [_place(word, known) for word in (*sources, destination)]
@@ -154,7 +166,11 @@ def cp(session: Session, sources: tuple[str, ...], destination: str, key: Path |
             "files are copied into one clone or out of one: NAME:PATH on one side only",
             try_next="golden clone cp FILE NAME:PATH, or golden clone cp NAME:PATH FILE",
         )
-    run.become(argv, why="copy files")
+    if not as_json:
+        run.become(argv, why="copy files")
+    answer = run.ask(argv, why="copy files", timeout_s=_EXEC_TIMEOUT_S)
+    print_json({"sources": list(sources), "destination": destination, "status": answer.status, "stderr": answer.stderr})
+    sys.exit(124 if answer.status is None else answer.status)
 
 
 def _place(word: str, known: list[str]) -> tuple[str | None, str]:
@@ -169,25 +185,38 @@ def _place(word: str, known: list[str]) -> tuple[str | None, str]:
 
 @click.command(
     epilog=examples(
-        "golden clone console web1          # leave with Ctrl-]", "golden clone console web1 --log | less -R"
+        "golden clone console web1          # leave with Ctrl-]",
+        "golden clone console web1 --log | less -R",
+        "golden clone console web1 --log --json | jq -r .text",
     )
 )
 @one_name
 @click.option("--log", is_flag=True, help="Print what the console has said so far.")
+@json_option
 @pass_session
-def console(session: Session, name: str, log: bool) -> None:
+def console(session: Session, name: str, log: bool, as_json: bool) -> None:
     """Open a clone's serial console, or print its log."""
     lease = clones.find(session.state, name)
     if log:
-        _print(clones.console_log(session.state, name))
+        _print(name, clones.console_log(session.state, name), as_json=as_json)
         return
+    _need_an_end(as_json, "a terminal", try_next=f"golden clone console {name} --log --json")
     with _running(session, name):
         pass
     run.become(["virsh", "-c", lease.uri, "console", lease.domain_name], why=f"open the console of {name}")
 
 
-def _print(path: Path) -> None:
-    sys.stdout.buffer.write(path.read_bytes() if path.exists() else b"")
+def _print(name: str, path: Path, *, as_json: bool) -> None:
+    content = path.read_bytes() if path.exists() else b""
+    if as_json:
+        print_json({"name": name, "file": str(path), "text": content.decode(errors="replace")})
+        return
+    sys.stdout.buffer.write(content)
+
+
+def _need_an_end(as_json: bool, what: str, *, try_next: str) -> None:
+    if as_json:
+        raise ConfigError(f"{what} has no end, and so there is no JSON of it", try_next=try_next)
 
 
 @click.command(
@@ -196,6 +225,7 @@ def _print(path: Path) -> None:
         "golden clone logs web1 --follow",
         "golden clone logs web1 --journal    # the guest's own, over SSH",
         "golden clone logs web1 --qemu       # why QEMU ended",
+        "golden clone logs web1 --json | jq -r .text",
     )
 )
 @one_name
@@ -203,20 +233,27 @@ def _print(path: Path) -> None:
 @click.option("--journal", is_flag=True, help="The guest's journal of this boot, over SSH.")
 @click.option("--qemu", is_flag=True, help="What QEMU itself said.")
 @key_option
+@json_option
 @pass_session
-def logs(session: Session, name: str, follow: bool, journal: bool, qemu: bool, key: Path | None) -> None:
+def logs(session: Session, name: str, follow: bool, journal: bool, qemu: bool, key: Path | None, as_json: bool) -> None:
     """Print a clone's logs: its console's, its journal, or QEMU's."""
     lease = clones.find(session.state, name)
+    if follow:
+        _need_an_end(as_json, "a log that is followed", try_next="leave --follow or --json out")
     if journal:
         words = ["journalctl", "--boot", "--no-pager", *(["--follow"] if follow else [])]
-        run.become(ssh.command(_target(session, name, key), *words), why=f"read the journal of {name}")
+        argv, why = ssh.command(_target(session, name, key), *words), f"read the journal of {name}"
+        if not as_json:
+            run.become(argv, why=why)
+        print_json({"name": name, "file": None, "text": run.query(argv, why=why, timeout_s=_JOURNAL_TIMEOUT_S)})
+        return
     path = clones.console_log(session.state, name)
     if qemu:
         found = [folder / f"{lease.domain_name}.log" for folder in _QEMU_LOGS]
         path = next((file for file in found if file.exists()), found[0])
     if follow:
         run.become(["tail", "-n", "+1", "-F", path], why=f"follow the log of {name}")
-    _print(path)
+    _print(name, path, as_json=as_json)
 
 
 @click.command(
@@ -227,7 +264,7 @@ def logs(session: Session, name: str, follow: bool, journal: bool, qemu: bool, k
     )
 )
 @one_name
-@click.argument("snapshot_name", metavar="[SNAPSHOT]", required=False)
+@click.argument("snapshot_name", metavar="[SNAPSHOT]", required=False, shell_complete=complete_snapshot)
 @json_option
 @pass_session
 def snapshot(session: Session, name: str, snapshot_name: str | None, as_json: bool) -> None:
@@ -254,7 +291,7 @@ def snapshot(session: Session, name: str, snapshot_name: str | None, as_json: bo
 
 @click.command(epilog=examples("golden clone revert web1 before-upgrade"))
 @one_name
-@click.argument("snapshot_name", metavar="SNAPSHOT")
+@click.argument("snapshot_name", metavar="SNAPSHOT", shell_complete=complete_snapshot)
 @capacity_options
 @json_option
 @pass_session
@@ -286,7 +323,7 @@ def revert(session: Session, name: str, snapshot_name: str, host_mib: int | None
 
 
 @click.command(epilog=examples("golden clone check", "golden clone check web1 --full"))
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_name)
 @click.option("--full", is_flag=True, help="Read all image files; else only their size, time and inode are looked at.")
 @json_option
 @pass_session

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from builder import __version__, clones, soundness
-from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
+from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json, print_table
 from builder.errors import HostError, VerifyError
 from builder.preflight.doctor import Finding, examine
 
+_UNREAD = Finding(
+    check="every byte", state="ok", found="not read, only looked at", remedy="golden doctor --deep, which reads it"
+)
 _MARKS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 
 
@@ -22,11 +27,12 @@ _MARKS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 @click.option(
     "--deep",
     is_flag=True,
-    help="Also read all builds, packages, channels, saved memory and downloads, and compare them with what they were.",
+    help="Also read all that golden keeps, and the installed images, and compare it with what it was.",
 )
+@images_option
 @json_option
 @pass_session
-def doctor(session: Session, deep: bool, as_json: bool) -> None:
+def doctor(session: Session, deep: bool, installed: Path, as_json: bool) -> None:
     """Look whether this machine can build and run images, and say what to do where it cannot.
 
     Boots a tiny kernel to see whether KVM works, and remembers the answer for all other commands.
@@ -39,7 +45,7 @@ def doctor(session: Session, deep: bool, as_json: bool) -> None:
         for fault in clones.faults(session.state)
     ]
     failed = [finding.check for finding in findings if finding.state == "fail"]
-    found = _read_all(session) if deep else []
+    found = _read_all(session, installed) if deep else [_UNREAD]
     damaged = [finding.check for finding in found if finding.state == "fail"]
     findings += found
     if as_json:
@@ -62,8 +68,10 @@ def doctor(session: Session, deep: bool, as_json: bool) -> None:
         raise HostError(f"this machine lacks what golden needs: {', '.join(failed)}")
 
 
-def _read_all(session: Session) -> list[Finding]:
+def _read_all(session: Session, images: Path) -> list[Finding]:
     if not session.has_project:
-        return soundness.examine(session.state, reporter=session.reporter)
+        return soundness.examine(session.state, reporter=session.reporter, images=images)
     with session.signing() as signer:
-        return soundness.examine(session.state, reporter=session.reporter, own=session.store, signer=signer)
+        return soundness.examine(
+            session.state, reporter=session.reporter, images=images, own=session.store, signer=signer
+        )

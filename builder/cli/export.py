@@ -8,7 +8,7 @@ import click
 
 from builder import clones, preflight
 from builder import export as exports
-from builder.cli.build import complete_image
+from builder.cli.completion import complete_built
 from builder.cli.session import Session, examples, images_option, json_option, pass_session, print_json
 from builder.run import printable
 from builder.units import format_bytes
@@ -21,7 +21,7 @@ from builder.units import format_bytes
         "sha256sum --check rocky9-bootstrapped-20261121.1.raw.zst.sha256",
     )
 )
-@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_built)
 @click.option("--format", "format_", type=click.Choice(exports.FORMATS), required=True, help="What to make of it.")
 @click.option(
     "--compress",

@@ -6,7 +6,8 @@ import click
 
 from builder import flatten as flat
 from builder import preflight
-from builder.cli.build import build_summary, complete_image, find
+from builder.cli.build import build_summary, find
+from builder.cli.completion import complete_built
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
 from builder.decision import Decision
 from builder.derived import derive, image_of
@@ -15,7 +16,7 @@ from builder.units import format_bytes
 
 
 @click.command(epilog=examples("golden flatten rocky9-bootstrapped", "golden flatten rocky9-bootstrapped@20261121.1"))
-@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_built)
 @click.option("--rebuild", is_flag=True, help="Make it anew even if it is there.")
 @click.option("--dry-run", is_flag=True, help="Print the commands that would run, ready to paste; write nothing.")
 @json_option

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from builder import package_changes
-from builder.cli.build import build_summary, complete_image, find
+from builder.cli.build import build_summary, find
+from builder.cli.completion import complete_built
 from builder.cli.session import Session, examples, json_option, pass_session, print_json, print_table
 from builder.cli.table import print_facts
 from builder.errors import ConfigError
@@ -45,7 +46,7 @@ def list_images(session: Session, as_json: bool) -> None:
 
 
 @click.command(epilog=examples("golden show sandbox-base", "golden show sandbox-base@20261121.1 --json"))
-@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_built)
 @json_option
 @pass_session
 def show(session: Session, image: str, as_json: bool) -> None:
@@ -87,8 +88,8 @@ def show(session: Session, image: str, as_json: bool) -> None:
         "golden diff web-base@20261120.1 web-base@20261121.1",
     )
 )
-@click.argument("a", metavar="A[@VERSION]", shell_complete=complete_image)
-@click.argument("b", metavar="[B[@VERSION]]", required=False, shell_complete=complete_image)
+@click.argument("a", metavar="A[@VERSION]", shell_complete=complete_built)
+@click.argument("b", metavar="[B[@VERSION]]", required=False, shell_complete=complete_built)
 @click.option("--previous", is_flag=True, help="Without B: compare with the build of A before this one.")
 @click.option("--changelogs", is_flag=True, help="Show the newest changelog entry of each package that is new in B.")
 @json_option

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from builder import reproduce as reproducing
-from builder.cli.build import complete_image, find
+from builder.cli.build import find
+from builder.cli.completion import complete_built
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
 from builder.tools import libvirt
 from builder.units import format_seconds
@@ -18,7 +19,7 @@ from builder.workshop import Host
         "golden reproduce sandbox-upgrade@20261121.1 --run   # the same again",
     )
 )
-@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_built)
 @click.option("--run", is_flag=True, help="Make it again beside the store, and compare the packages inside.")
 @json_option
 @pass_session

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from builder import clones, preflight, run
-from builder.cli.build import complete_image
+from builder.cli.completion import complete_built
 from builder.cli.session import (
     Session,
     duration,
@@ -55,7 +55,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Print the commands that
         "golden sparrowdo rocky9-bootstrapped --sparrowfile test.raku --tag os=el9 --secrets secrets.env --keep",
     )
 )
-@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_built)
 @click.option(
     "--sparrowfile",
     "sparrowfiles",
@@ -147,7 +147,7 @@ def sparrowdo(
         "golden validate rocky9-bootstrapped --sparrowfile tests/quick.raku    # for a pre-commit hook",
     )
 )
-@click.argument("image", required=False, metavar="[IMAGE[@VERSION]]", shell_complete=complete_image)
+@click.argument("image", required=False, metavar="[IMAGE[@VERSION]]", shell_complete=complete_built)
 @click.option(
     "--sparrowfile",
     type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),

@@ -85,7 +85,7 @@ def _print(found: Status) -> None:
                 f"{one.age_s / _DAY_S:.1f} d",
                 format_bytes(one.size_bytes),
                 one.channel or "-",
-                ", ".join(one.used_by) or "-",
+                ", ".join(_users(one)) or "-",
                 _state(one),
             ]
             for one in found.images
@@ -102,6 +102,11 @@ def _print(found: Status) -> None:
         click.echo(f"garbage: {one.kind} {one.name}: {one.reason}; golden clone gc")
     if found.free_bytes:
         click.echo(f"could be freed: {format_bytes(found.free_bytes)}, by dnf autoremove and golden clone gc")
+
+
+def _users(one: Installed) -> list[str]:
+    held = len(one.held_by)
+    return [*one.used_by, *([f"{held} bundle{'s' if held > 1 else ''}"] if held else [])]
 
 
 def _state(one: Installed) -> str:

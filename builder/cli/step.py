@@ -10,7 +10,8 @@ import click
 
 from builder import channels, checks
 from builder.channels.deliveries import Accepted
-from builder.cli.build import chosen, complete_image
+from builder.cli.build import chosen
+from builder.cli.completion import complete_built
 from builder.cli.package import terms_of
 from builder.cli.publish import channel_name, push, url_option
 from builder.cli.session import (
@@ -59,7 +60,7 @@ class Result(Frozen):
         "golden step rocky9-web --from … --to … --dry-run             # whether there is anything to do",
     )
 )
-@click.argument("image", metavar="IMAGE", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE", shell_complete=complete_built)
 @click.option("--from", "address", metavar="URL", required=True, help="The channel that has what IMAGE stands on.")
 @click.option(
     "--to", "target", metavar="TARGET", required=True, help="Where it is left: FOLDER, HOST:/PATH or rsync://HOST/…"

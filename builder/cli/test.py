@@ -10,6 +10,7 @@ from typing import cast, get_args
 import click
 
 from builder import clones
+from builder.cli.completion import complete_clonable, complete_test
 from builder.cli.session import (
     Session,
     duration,
@@ -20,7 +21,8 @@ from builder.cli.session import (
     print_json,
     print_table,
 )
-from builder.errors import VerifyError
+from builder.clones import removal
+from builder.errors import HostError, VerifyError
 from builder.harness import declaration, schedule, suite
 from builder.harness.attempt import Attempts, Keep
 from builder.harness.declaration import Test
@@ -48,8 +50,15 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
         "golden test --json | jq -r '.results[] | select(.verdict == \"flaky\").test'",
     )
 )
-@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("--image", "images", multiple=True, metavar="IMAGE[@VERSION]", help="Run on it, whatever tests declare.")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete_test)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="IMAGE[@VERSION]",
+    shell_complete=complete_clonable,
+    help="Run on it, whatever tests declare.",
+)
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Tests at once, as memory allows.  [default: CPUs of the host]"
 )
@@ -101,7 +110,7 @@ def test(
     """Run tests on clones: each gets fresh machines, those that fail are run again, the console is watched.
 
     A test is a folder with a golden-test.toml. Ends with 0 if every test passed at least once or is known to fail,
-    else with 5.
+    with 5 if one failed, and with 3 if none did but this host could not run them all.
     """
     top = (folder or session.file.parent).absolute()
     tests = declaration.find(top, patterns)
@@ -115,10 +124,11 @@ def test(
         return
     lab = _with_accelerator(lab, session)
     parent = session.state / "tests" / (session.project.name if session.has_project else "none")
-    place = results.absolute() if results else suite.new_folder(parent)
+    place = results.absolute() if results else suite.new_folder(parent, keep_s=keep_s)
     place.mkdir(parents=True, exist_ok=True)
     for old in suite.expire(parent, keep_s=keep_s):
         session.reporter.note(f"removed the results of {old.name}")
+    removal.release(session.state)
     stop = threading.Event()
     execute = Attempts(
         lab,
@@ -198,8 +208,9 @@ def _print_summary(summary: Summary, place: Path) -> None:
         ],
         empty="no tests",
     )
-    counts = {verdict: len(summary.of(verdict)) for verdict in ("passed", "flaky", "known", "fixed", "failed")}
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    counts = {verdict: len(summary.of(verdict)) for verdict in ("passed", "flaky", "known", "fixed", "failed", "host")}
+    words = {"host": "not run by this host"}
+    said = ", ".join(f"{count} {words.get(verdict, verdict)}" for verdict, count in counts.items() if count)
     click.echo(f"{said} in {format_seconds(summary.seconds)}; reports: {place}/merged.tap, merged.xml")
 
 
@@ -211,4 +222,11 @@ def _need_green(summary: Summary, place: Path) -> None:
             f"{len(failed)} of {len(summary.results)} tests failed",
             details=[("", f"{it.test} on {it.image}: {it.note}") for it in failed],
             try_next=f"golden clone revive {bundle}" if bundle else f"look into {place}",
+        )
+    unrun = summary.of("host")
+    if unrun:
+        raise HostError(
+            f"this host could not run {len(unrun)} of {len(summary.results)} tests; no test failed",
+            details=[("", f"{it.test} on {it.image}: {it.note}") for it in unrun],
+            try_next=f"golden doctor, and look into {place}",
         )

@@ -6,7 +6,8 @@ from datetime import datetime
 
 import click
 
-from builder.cli.build import chosen, complete_image, find, now_option
+from builder.cli.build import chosen, find, now_option
+from builder.cli.completion import complete_built
 from builder.cli.session import Session, examples, json_option, pass_session, print_json
 from builder.decision import Decision
 from builder.input_changes import Change, changes, in_detail
@@ -21,7 +22,7 @@ from builder.plan import Planned
         "golden why rocky9-base --diff              # every line of the kickstart that changed",
     )
 )
-@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_image)
+@click.argument("image", metavar="IMAGE[@VERSION]", shell_complete=complete_built)
 @click.option("--diff", is_flag=True, help="Show all lines that changed, below the line that says why.")
 @now_option
 @json_option

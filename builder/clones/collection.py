@@ -23,7 +23,7 @@ _REMEMBERED_S = 30 * 24 * 3600.0
 class Garbage(Frozen):
     """kind, name: what it is. reason: why nobody needs it. Sizes in bytes on this disk."""
 
-    kind: Literal["clone", "pool", "rest", "machine", "memory", "links"]
+    kind: Literal["clone", "pool", "rest", "machine", "memory", "links", "results"]
     name: str
     reason: str
     size_bytes: int = 0
@@ -55,7 +55,7 @@ def collect(
     found += _memory(state, is_dry=is_dry, with_memory=with_memory, connection=connection)
     if not is_dry:
         found += [
-            Garbage(kind="links", name=place.name, reason="no clone stands on them")
+            Garbage(kind="links", name=place.name, reason="no clone or bundle stands on them")
             for place in release(state, is_thorough=True)
         ]
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from builder.clones import orders, saved, warm
 from builder.clones.memory import Capacity
 from builder.clones.orders import Order
-from builder.errors import GoldenError
+from builder.errors import GoldenError, HostError
 from builder.progress import Reporter
 from builder.tools.libvirt import Connection
 
@@ -34,7 +34,8 @@ def prepare(
 ) -> None:
     """Save the memory of the order's image, if there is none and it can be.
 
-    What goes wrong is told, remembered, and no error: the clone boots. is_stopped: whether to give up.
+    What goes wrong is told, and no error: the clone boots. What the image is to blame for is remembered.
+    is_stopped: whether to give up.
     """
     plain = orders.lease(order, (), (), uri=connection.uri, place=state)
     key = saved.circumstances(plain, connection).key
@@ -53,8 +54,10 @@ def prepare(
             is_stopped=is_stopped,
         )
     except GoldenError as error:
-        if not is_stopped():
-            reporter.note(f"the memory of {order.source.build.stem} could not be saved; its clones boot: {error.what}")
+        if is_stopped():
+            return
+        reporter.note(f"the memory of {order.source.build.stem} could not be saved; its clones boot: {error.what}")
+        if not isinstance(error, HostError):  # a host may have room tomorrow
             refusal = _refusal(state, key)
             refusal.parent.mkdir(parents=True, exist_ok=True)
             refusal.write_text(f"{error.what}\n", encoding="utf-8")

@@ -4,6 +4,7 @@ STATE/clones/web1/lease.json    written before the first image file is used; col
                   disk.qcow2    the overlay; it appears last: what has none was cut off while it was made
                   extra-1.qcow2, seed.iso, console.log, nvram.fd, snapshots/
 STATE/clones/.bases/SHA256/     hard links of the image files that overlays stand on (builder/clones/pins.py)
+STATE/clones/.holds/ID.json     what the disks of a failed test's bundle stand on (builder/clones/holds.py)
 STATE/clones/.warm/KEY/         memory of a guest that has booted (builder/clones/warm.py)
 STATE/clones/.pools/IMAGE.json  how many are kept ready, waiting to be taken (builder/clones/pools.py)
 STATE/clones/.locks/web1        held while web1 is created, started or destroyed

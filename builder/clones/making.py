@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder import faults, store
-from builder.clones import orders, pins
+from builder.clones import orders, orphans, pins
 from builder.clones.layout import extra_disk, lay_overlay
 from builder.clones.leases import DISK, SEED, Lease, Pin, directory, lock, part, whole_leases, write
 from builder.clones.orders import Order
@@ -27,9 +27,11 @@ def make(
 ) -> list[Lease]:
     """Make clones, switched off; all of them or none. Their names are theirs from then on.
 
-    is_full: as in `verify`. Raises ConfigError, HostError, ToolError or VerifyError.
+    Clones whose owner is dead are removed first. is_full: as in `verify`. Raises ConfigError, HostError, ToolError or
+    VerifyError.
     """
     orders.check(wanted)
+    orphans.collect(state, connection=connection, note=reporter.note)
     with contextlib.ExitStack() as locks:
         for order in wanted:
             locks.enter_context(lock(state, order.name))

@@ -59,6 +59,18 @@ def hold(files: Sequence[Path], ids: Sequence[ImageId], *, state: Path, note: Ca
     return tuple(_pin(place / file.name, file, id) for file, id in zip(files, ids, strict=True))
 
 
+def hold_facts(pins: Iterable[Pin]) -> None:
+    """What is known of files that are held, beside their links: who opens them later finds no installed image.
+
+    The caller holds `locked`.
+    """
+    for pin in pins:
+        for ending in (".json", ".packages") if pin.is_held else ():
+            original = pin.original.with_suffix(ending)
+            if original.exists():
+                _link(original, pin.path.with_suffix(ending))
+
+
 def _link(file: Path, name: Path) -> None:
     """`name` is `file` afterwards; a link to an older file of that name gives way, as its bytes are the same."""
     if name.exists() and name.samefile(file):

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from builder.clones import pins
+from builder.clones import orphans, pins
 from builder.clones.access import is_running
 from builder.clones.leases import Lease, directory, find, lock, whole_leases, write
 from builder.clones.memory import Capacity, declared
@@ -103,11 +103,17 @@ def give_way(
 ) -> list[str]:
     """Remove clones that wait, the youngest first, until a machine that declares `mib` fits; returns their names.
 
-    besides: is none of them. None is removed if that would not be enough. Machines that wait are there to save time,
-    not to keep others out.
+    Before them go clones whose owner is dead. besides: is none of them. None is removed if that would not be enough.
+    Machines that wait are there to save time, not to keep others out.
     """
-    missing = sum(declared().values()) + mib - capacity.total_mib
-    if missing <= 0:
+
+    def missing_mib() -> int:
+        return sum(declared().values()) + mib - capacity.total_mib
+
+    if missing_mib() <= 0:
+        return []
+    orphans.collect(state, connection=connection, note=note, besides=besides)
+    if (missing := missing_mib()) <= 0:
         return []
     candidates = [lease for lease in reversed(waiting(state)) if lease.name != besides]
     candidates = [lease for lease in candidates if is_running(lease, connection)]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from builder import faults
-from builder.clones import pins, saved
+from builder.clones import holds, pins, saved
 from builder.clones.leases import directory, lock, need_known, part
 from builder.errors import HostError
 from builder.tools.domain import read_label
@@ -39,7 +39,9 @@ def remove(name: str, *, state: Path, connection: Connection) -> None:
 def release(state: Path, *, is_thorough: bool = False) -> list[Path]:
     """Let go of image files that nobody stands on any more; as `pins.release`."""
     with pins.locked(state):
+        holds.forget(state)
         used = [*pins.used_by_clones(state), *(pin.path for _, memory in saved.all_saved(state) for pin in memory.pins)]
+        used += [pin.path for hold in holds.holds(state) for pin in hold.pins]
         return pins.release(state, in_use=used, is_thorough=is_thorough)
 
 

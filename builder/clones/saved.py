@@ -40,6 +40,7 @@ from builder.model import Frozen
 from builder.tools import mapped_memory, saved_memory, ssh
 from builder.tools.domain import MACHINES, Machine, MappedMemory, Nic
 from builder.tools.libvirt import Connection
+from builder.units import MIB
 
 MEMORY, DEVICES, DEFINITION, EMPTY = "memory", "devices", "machine.xml", "empty.qcow2"
 RENEW_TIMEOUT_S = 60.0
@@ -318,6 +319,8 @@ def _read(port: socket.socket, *, until: tuple[bytes, ...], timeout_s: float, sa
     """`said` and what the guest says more, until one of `until` is in it, or for `timeout_s` at most."""
     deadline, answer = time.monotonic() + timeout_s, said
     while not any(word in answer for word in until) and (left_s := deadline - time.monotonic()) > 0:
+        if len(answer) > MIB:  # a guest that says so much says nothing of use
+            break
         port.settimeout(left_s)
         try:
             more = port.recv(4096)

@@ -12,6 +12,8 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from builder import faults, run, store
 from builder.clones import pins
 from builder.clones.leases import DISK, Lease, directory, find, lock, need_known
@@ -20,7 +22,7 @@ from builder.clones.orders import check_name
 from builder.errors import ConfigError, VerifyError, did_you_mean
 from builder.model import Frozen
 from builder.progress import Reporter
-from builder.tools import saved_memory
+from builder.tools import mapped_memory, saved_memory
 from builder.tools.libvirt import Connection
 
 _COPY_TIMEOUT_S = 600
@@ -28,21 +30,56 @@ _MEMORY = "memory"
 
 
 class Snapshot(Frozen):
-    """`snapshot.json`. has_memory: the clone was on. size_bytes: on this disk. made: UTC, ISO 8601."""
+    """`snapshot.json`. has_memory: the clone was on. size_bytes: on this disk. made: UTC, ISO 8601.
+
+    crc32: file -> CRC-32 of what is in it, as of saved memory; none in what an earlier golden took.
+    """
 
     format: int = 1
     name: str
     has_memory: bool
     size_bytes: int
     made: str
+    crc32: dict[str, int] | None = None
 
 
 def snapshots(state: Path, name: str) -> list[Snapshot]:
-    """Oldest first."""
-    files = _folder(state, name).glob("*/snapshot.json")
-    return sorted(
-        (Snapshot.model_validate_json(file.read_bytes()) for file in files), key=lambda it: (it.made, it.name)
-    )
+    """Oldest first. Raises VerifyError if one is damaged."""
+    return sorted((read(place) for place in places(state, name)), key=lambda it: (it.made, it.name))
+
+
+def places(state: Path, name: str) -> list[Path]:
+    """The folders of a clone's snapshots."""
+    return sorted(file.parent for file in _folder(state, name).glob("*/snapshot.json"))
+
+
+def read(place: Path) -> Snapshot:
+    """Raises VerifyError if its facts are damaged."""
+    file = place / "snapshot.json"
+    try:
+        return Snapshot.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise VerifyError(
+            f"the facts of a snapshot are damaged: {file}",
+            details=[("reason", str(error).splitlines()[0])],
+            try_next=f"rm -r {place}, which gives the snapshot up",
+        ) from error
+
+
+def check(found: Snapshot, place: Path) -> None:
+    """Read all of a snapshot. Raises VerifyError if it is not what was taken."""
+    for file, crc32 in (found.crc32 or {}).items():
+        path = place / file
+        reason = "is gone" if not path.is_file() else "was changed after it was taken" if _crc32(path) != crc32 else ""
+        if reason:
+            raise VerifyError(
+                f"the snapshot '{found.name}' is damaged: {path} {reason}",
+                try_next=f"rm -r {place}, which gives the snapshot up",
+            )
+
+
+def _crc32(file: Path) -> int:
+    return mapped_memory.checksum(file)
 
 
 def take(name: str, snapshot: str, *, state: Path, connection: Connection, reporter: Reporter) -> Snapshot:
@@ -77,6 +114,7 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
             found = Snapshot(
                 name=snapshot,
                 has_memory=is_on,
+                crc32={file.name: _crc32(file) for file in sorted(aside.iterdir())},
                 size_bytes=sum(file.stat().st_blocks * 512 for file in aside.iterdir()),
                 made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             )
@@ -112,7 +150,8 @@ def revert(
 ) -> tuple[Lease, bool]:
     """Make the clone what it was; what it has become is gone. Returns its lease, and whether it is on now.
 
-    The guest's clock stands where it stood. Raises ConfigError for a snapshot that is not there.
+    The guest's clock stands where it stood. Raises ConfigError for a snapshot that is not there, VerifyError for
+    one that is damaged: the clone is as it was then.
     """
     need_known(state, name)
     with lock(state, name), reporter.step(f"revert {name} to {snapshot}") as step:
@@ -124,6 +163,7 @@ def revert(
                 try_next=f"one of: {', '.join(known)}" if known else f"golden clone snapshot {name} {snapshot}",
             )
         pins.check(lease.pins, what=f"the clone '{name}'", is_full=False)
+        check(read(place), place)
         if (domain := connection.find(lease.domain_name)) is not None:
             domain.destroy()
         _copy([file for file in place.iterdir() if file.name not in ("snapshot.json", _MEMORY)], directory(state, name))

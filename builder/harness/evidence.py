@@ -1,18 +1,19 @@
 """What is kept of an attempt, in curtin's kinds, and the bundle that a failed one leaves.
 
 boot/       ROLE-console.log, ROLE-screen.png (.ppm), where the machine has a screen
-install/    the declaration (.txt), ROLE.xml, ROLE-packages.txt, commands.sh
+install/    the declaration (.txt), ROLE.xml, ROLE-packages.txt, commands.sh; ROLE-image-packages.txt where the guest
+            itself could not be asked
 disks/      ROLE.qcow2: the overlay; it stands on the installed image
-logs/       what the test said, ROLE-journal.txt
+logs/       what the test said, ROLE-journal.txt, or why there is none
 collect/    results that the test left in the guest
-bundle.json what `golden clone revive` needs, and the line of classification
+bundle.json what `golden clone revive` needs, the line of classification, and what is missing and why
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +21,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from builder import clones, run
+from builder.clones import holds
 from builder.errors import ConfigError, GoldenError, VerifyError
 from builder.frozen import Frozen
 from builder.harness.declaration import Test
@@ -51,7 +53,10 @@ class Kept(Frozen):
 
 
 class Bundle(Frozen):
-    """`bundle.json`. why: the line of classification. made: UTC, ISO 8601. key: lets golden into the images."""
+    """`bundle.json`. why: the line of classification. made: UTC, ISO 8601. key: lets golden into the images.
+
+    missing: what is not in it, and why.
+    """
 
     format: Literal[1] = 1
     test: str
@@ -62,6 +67,7 @@ class Bundle(Frozen):
     machines: tuple[Kept, ...]
     key: Path | None
     made: str
+    missing: tuple[str, ...] = ()
 
 
 def read(place: Path) -> Bundle:
@@ -77,6 +83,11 @@ def read(place: Path) -> Bundle:
         ) from error
 
 
+def _is_told(path: Path) -> bool:
+    """Whether the guest itself said that, and not golden why it did not."""
+    return path.exists() and path.stat().st_size > 0 and not path.read_bytes().startswith(b"golden: ")
+
+
 class Collector:
     """Gathers what is to be kept of one attempt. place: the attempt's folder."""
 
@@ -84,7 +95,10 @@ class Collector:
         self.place = place
         self.test = test
         self._state = state
-        self._commands: list[str] = []
+        self._machines: list[str] = []
+        self._again: list[str] = []
+        self._image_packages: dict[str, Path] = {}
+        self._missing: list[str] = []
         for kind in KINDS:
             (place / kind).mkdir(parents=True, exist_ok=True)
         for file in test.folder.glob("*golden-test.toml"):
@@ -99,27 +113,51 @@ class Collector:
                 continue
             (self.place / "install" / f"{role}.xml").write_text(domain.xml(), encoding="utf-8")
             lease = clones.find(self._state, address.clone)
+            self._image_packages[role] = lease.files[0].with_suffix(".packages")
             overlay = qemu_img.overlay_argv(Path(f"{role}.qcow2"), lease.files[0])
-            self._commands += [
-                f"# {role}: {address.image}, as the clone {address.clone}",
-                run.printable(overlay),
-                f"virsh --connect {connection.uri} create {role}.xml",
+            self._machines += [
+                f"# {role}: {address.image}, as the clone {address.clone} of {connection.uri}; {role}.xml was it",
+                f"#   {run.printable(overlay)}",
             ]
+            hardware = ["--memory", f"{lease.memory_mib} MiB", "--cpus", str(lease.cpus)]
+            again = ["golden", "clone", "create", role, "--image", address.image, *hardware]
+            self._again.append(run.printable(again))
 
     def finish(self, guests: Mapping[str, Guest], *, is_dead: bool) -> None:
         """Consoles, journals and package lists, while the machines are there. is_dead: no use asking over SSH."""
         for role, guest in guests.items():
             (self.place / "boot" / f"{role}-console.log").write_text(guest.console(), encoding="utf-8")
+            journal = self.place / "logs" / f"{role}-journal.txt"
+            packages = self.place / "install" / f"{role}-packages.txt"
             if not is_dead:
-                (self.place / "logs" / f"{role}-journal.txt").write_text(guest.journal(), encoding="utf-8")
-                (self.place / "install" / f"{role}-packages.txt").write_text(guest.packages(), encoding="utf-8")
+                journal.write_text(guest.journal(), encoding="utf-8")
+                packages.write_text(guest.packages(), encoding="utf-8")
+            self._explain(role, journal=journal, packages=packages)
+        self._write_commands(self._again)
+
+    def _explain(self, role: str, *, journal: Path, packages: Path) -> None:
+        """What a dead guest could not be asked for: what stands for it, and why it is not there."""
+        if not _is_told(journal):
+            self._missing.append(f"{role}: its journal, as the guest was dead or off; what it wrote is on its disk")
+            reason = journal.read_text(encoding="utf-8") if journal.exists() else ""
+            journal.write_text(f"golden: there is no journal: the guest was dead or off\n{reason}", encoding="utf-8")
+        if not _is_told(packages):
+            packages.unlink(missing_ok=True)
+            source = self._image_packages.get(role)
+            self._missing.append(f"{role}: its package list, as the guest was dead or off; that of its image is there")
+            if source is not None and source.exists():
+                shutil.copyfile(source, self.place / "install" / f"{role}-image-packages.txt")
+
+    def _write_commands(self, again: Sequence[str]) -> None:
+        """A script that gives the machines again, and what golden itself did, as comments: its paths are gone."""
         said = [
             line.removeprefix("$ ")
             for log in sorted((self.place / "logs").glob("*.log"))
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
             if line.startswith("$ ")
         ]
-        text = "\n".join([*self._commands, "# the test", *said])
+        did = [*self._machines, "# the test", *(f"#   {line}" for line in said)]
+        text = "\n".join(["#!/bin/sh", "# The machines again:", *again, "", "# What golden did:", *did])
         (self.place / "install" / "commands.sh").write_text(f"{text}\n", encoding="utf-8")
 
     def look_at_screens(self, addresses: Mapping[str, Address], connection: libvirt.Connection) -> None:
@@ -164,6 +202,8 @@ class Collector:
                     ssh_port=lease.ssh_port,
                 )
             )
+            if disk.exists():
+                holds.hold(lease, disk.parent, state=self._state)
         bundle = Bundle(
             test=self.test.name,
             image=image,
@@ -173,5 +213,8 @@ class Collector:
             machines=tuple(machines),
             key=next((address.key for address in addresses.values()), None),
             made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            missing=tuple(self._missing),
         )
+        if any(one.disk for one in machines):
+            self._write_commands([run.printable(["golden", "clone", "revive", self.place])])
         write_atomically(self.place / _FILE, bundle.model_dump_json(indent=2) + "\n")

@@ -12,7 +12,8 @@ from builder.frozen import Frozen
 # What ended an attempt, for people who sort failures: a test's own fault, or something that happened to its machine.
 Cause = Literal["test", "limit", "boot", "panic", "gone", "restart", "results", "host", "stopped"]
 
-Verdict = Literal["passed", "flaky", "failed", "known", "fixed"]
+# host: this host could not run it, which says nothing about the test.
+Verdict = Literal["passed", "flaky", "failed", "known", "fixed", "host"]
 
 
 class Outcome(Frozen):
@@ -53,7 +54,7 @@ class Result(Frozen):
     @property
     def is_good(self) -> bool:
         """Whether it does not stand in the way of a green run."""
-        return self.verdict != "failed"
+        return self.verdict not in ("failed", "host")
 
     @property
     def last(self) -> Outcome:
@@ -69,6 +70,8 @@ class Result(Frozen):
             return f"passes, and is known to fail: {self.bug}"
         if self.verdict == "known":
             return f"known: {self.bug}{f', until {self.until}' if self.until else ''}; {failures[-1]}"
+        if self.verdict == "host":
+            return self.last.why
         if self.verdict == "failed":
             expired = f" (known until {self.until}, which is over: {self.bug})" if self.is_expired else ""
             return self.last.why + expired
@@ -81,7 +84,9 @@ def judge(outcomes: Iterable[Outcome], *, bug: str | None = None, until: date | 
     passed = any(it.passed for it in found)
     is_known = bug is not None and (until is None or today <= until)
     verdict: Verdict
-    if is_known:
+    if all(it.cause == "host" for it in found):
+        verdict = "host"
+    elif is_known:
         verdict = "fixed" if passed else "known"
     elif passed:
         verdict = "passed" if all(it.passed for it in found) else "flaky"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from junitparser import Failure, Skipped, xunit2
+from junitparser import Error, Failure, Skipped, xunit2
 from tap.tracker import Tracker
 
 from builder.harness.outcome import Outcome, Result
@@ -21,14 +21,16 @@ def write_run(outcomes: Sequence[Outcome], folder: Path, *, known: Iterable[tupl
     stem = folder / f"run-{outcomes[0].run}"
     lines = []
     for it in outcomes:
-        mark = f"{_EXPECTED} known to fail" if (it.test, it.image) in expected else ""
+        is_expected = (it.test, it.image) in expected and it.cause != "host"
+        mark = f"{_EXPECTED} known to fail" if is_expected else ""
         lines.append((it.passed, f"{it.image} {it.test}", mark, it.why))
     _tap(stem.with_suffix(".tap"), lines)
     suites: dict[str, xunit2.TestSuite] = {}
     for it in outcomes:
         case = _case(it)
         if not it.passed:
-            case.result = [Skipped(it.why) if (it.test, it.image) in expected else _failure(it)]
+            is_expected = (it.test, it.image) in expected and it.cause != "host"
+            case.result = [Skipped(it.why) if is_expected else _failure(it)]
         _suite(suites, it.image).add_testcase(case)
     _junit(stem.with_suffix(".xml"), suites)
 
@@ -38,7 +40,7 @@ def write_merged(results: Sequence[Result], folder: Path) -> None:
     lines = []
     suites: dict[str, xunit2.TestSuite] = {}
     for it in results:
-        passed = it.verdict not in ("failed", "known")
+        passed = it.is_good and it.verdict != "known"
         is_known = it.verdict in ("known", "fixed")
         lines.append((passed, f"{it.image} {it.test}", f"{_EXPECTED} {it.bug}" if is_known else "", _said(it)))
         case = _case(it.last)
@@ -46,7 +48,7 @@ def write_merged(results: Sequence[Result], folder: Path) -> None:
             # Surefire's way, which Jenkins shows: a flaky test passed, and has its failures along.
             if it.verdict == "flaky":
                 case.add_interim_result(_interim(failed))
-        if it.verdict == "failed":
+        if not it.is_good:
             case.result = [_failure(it.last)]
         elif it.verdict == "known":
             case.result = [Skipped(it.note)]
@@ -72,8 +74,9 @@ def _case(outcome: Outcome) -> xunit2.TestCase:
     return xunit2.TestCase(outcome.test, classname=outcome.image, time=outcome.seconds)
 
 
-def _failure(outcome: Outcome) -> Failure:
-    failure = Failure(outcome.why, outcome.cause)
+def _failure(outcome: Outcome) -> Failure | Error:
+    """An error is what JUnit calls a test that could not be run."""
+    failure = (Error if outcome.cause == "host" else Failure)(outcome.why, outcome.cause)
     lines = [outcome.why]
     if outcome.kept:
         lines.append(f"kept: {outcome.kept}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from builder import clones, preflight
+from builder.clones import holds
 from builder.errors import ConfigError, ToolError, VerifyError
 from builder.frozen import Frozen
 from builder.harness.evidence import Bundle, Kept, read
@@ -62,12 +63,7 @@ class Revival:
         return [(one, self._order(one, bundle, key or bundle.key)) for one in machines]
 
     def _order(self, one: Kept, bundle: Bundle, key: Path | None) -> clones.Order:
-        source = clones.locate(one.image.image, one.image.version, images=self._images, builds=self._builds)
-        if source.build.id != one.image:
-            raise VerifyError(
-                f"'{one.image.stem}' is not the image that the bundle's disk stands on",
-                details=[("expected", f"sha256 {one.image.sha256}"), ("found", f"sha256 {source.build.id.sha256}")],
-            )
+        source = self._source(one)
         kind: Literal["kvm", "tcg"] = self._accelerator.kind_for(source.build.arch)
         return clones.Order(
             name=name_of(bundle.test, one.role),
@@ -77,6 +73,22 @@ class Revival:
             accelerator=kind,
             key=key,
         )
+
+    def _source(self, one: Kept) -> clones.Source:
+        """The image as it is installed or built; where it is not any more, as the bundle holds it."""
+        held = holds.find(self._state, one.image)
+        try:
+            source = clones.locate(one.image.image, one.image.version, images=self._images, builds=self._builds)
+            if source.build.id != one.image:
+                raise VerifyError(
+                    f"'{one.image.stem}' is not the image that the bundle's disk stands on",
+                    details=[("expected", f"sha256 {one.image.sha256}"), ("found", f"sha256 {source.build.id.sha256}")],
+                )
+        except (ConfigError, VerifyError):
+            if held is None:
+                raise
+            return held
+        return source
 
     def open(self, place: Path, *, key: Path | None, is_waited: bool) -> list[Revived]:
         """Make and start the clones. One that does not answer stays: it may be what is to be looked at.

@@ -67,11 +67,19 @@ def _next(waiting: Sequence[Job], running: Sequence[Job], *, most: int, memory_m
 
 
 def again(jobs: Sequence[Job], outcomes: Sequence[Outcome], *, is_known: Callable[[Test], bool]) -> list[Job]:
-    """The jobs of the next run: of each, the tests that failed and of which nobody knows that they do."""
-    failed = {(it.test, it.image) for it in outcomes if not it.passed}
+    """The jobs of the next run: of each, the tests that failed and of which nobody knows that they do.
+
+    What the host could not run did neither.
+    """
+    failed = {(it.test, it.image): it.cause for it in outcomes if not it.passed}
     found = []
     for job in jobs:
-        tests = tuple(test for test in job.tests if (test.name, job.image) in failed and not is_known(test))
+        causes = {test.name: failed.get((test.name, job.image)) for test in job.tests}
+        tests = tuple(
+            test
+            for test in job.tests
+            if causes[test.name] is not None and (causes[test.name] == "host" or not is_known(test))
+        )
         if tests:
             found.append(job.model_copy(update={"tests": tests, "run": job.run + 1}))
     return found

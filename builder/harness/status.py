@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import clones, store
+from builder.clones import holds
 from builder.clones.collection import Garbage, collect
 from builder.errors import VerifyError
 from builder.frozen import Frozen
@@ -19,6 +20,7 @@ class Installed(Frozen):
     """One version of an image. age_s: since it was built. channel: the newest version there, None if it has none.
 
     is_current: whether a link leads to it, or to an image that stands on it. used_by: clones with a lease on its file.
+    held_by: bundles whose disks stand on it.
     """
 
     image: str
@@ -29,6 +31,7 @@ class Installed(Frozen):
     channel: str | None
     is_current: bool
     used_by: tuple[str, ...]
+    held_by: tuple[Path, ...]
 
     @property
     def is_behind(self) -> bool:
@@ -37,7 +40,7 @@ class Installed(Frozen):
     @property
     def is_free(self) -> bool:
         """Whether its package could be removed without harm to anybody."""
-        return not self.is_current and not self.used_by
+        return not self.is_current and not self.used_by and not self.held_by
 
 
 class Leased(Frozen):
@@ -81,13 +84,26 @@ def look(
     for lease in leases:
         for file in lease.files:
             users.setdefault(file.resolve(), []).append(lease.name)
+    bundles: dict[Path, list[Path]] = {}
+    for hold in holds.holds(state):
+        for file in hold.files:
+            bundles.setdefault(file.resolve(), []).append(hold.bundle)
     found = []
     for facts in sorted(images.glob("*.json")):
         file = facts.with_suffix(".qcow2").resolve()
         if file.exists():
             build = store.read_build(facts)
-            used_by = tuple(sorted(users.get(file, [])))
-            found.append(_installed(build, file, is_current=file in current, used_by=used_by, channel=channel, now=now))
+            found.append(
+                _installed(
+                    build,
+                    file,
+                    is_current=file in current,
+                    used_by=tuple(sorted(users.get(file, []))),
+                    held_by=tuple(sorted(bundles.get(file, []))),
+                    channel=channel,
+                    now=now,
+                )
+            )
     return Status(
         images=tuple(sorted(found, key=lambda one: (one.image, version_key(one.version)))),
         leases=tuple(
@@ -113,6 +129,7 @@ def _installed(
     *,
     is_current: bool,
     used_by: tuple[str, ...],
+    held_by: tuple[Path, ...],
     channel: Mapping[str, str],
     now: datetime,
 ) -> Installed:
@@ -125,6 +142,7 @@ def _installed(
         channel=channel.get(build.image),
         is_current=is_current,
         used_by=used_by,
+        held_by=held_by,
     )
 
 

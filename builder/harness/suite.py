@@ -1,6 +1,7 @@
 """A project's tests, all of it: which run on what, run after run, and the reports.
 
-STATE/tests/PROJECT/20261121-103000/    run-1.tap, run-1.xml, … merged.tap, merged.xml, results.json
+STATE/tests/PROJECT/20261121-103000/    run-1.tap, run-1.xml, … merged.tap, merged.xml, results.json, which comes last
+    run.json                            whose it is, and for how long it is kept
     IMAGE/TEST/run-1/                   what is kept of an attempt: builder/harness/evidence.py
 """
 
@@ -14,7 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
+from pydantic import ValidationError
+
+from builder.clones import Owner, this_process
 from builder.errors import ConfigError
 from builder.frozen import Frozen
 from builder.harness import reports
@@ -25,7 +30,11 @@ from builder.harness.outcome import Outcome, Result, judge
 from builder.harness.schedule import Execute, Job, again, run_all
 from builder.store import write_atomically
 
-_RUN = re.compile(r"\d{8}-\d{6}(-\d+)?")
+_NAME = re.compile(r"\d{8}-\d{6}(-\d+)?")
+_RUN_FILE = "run.json"
+
+# Results are kept so long, in seconds, unless told.
+KEEP_S = 14 * 24 * 3600.0
 
 
 class Summary(Frozen):
@@ -111,25 +120,54 @@ def carry_out(
     return summary
 
 
-def new_folder(parent: Path) -> Path:
+class Run(Frozen):
+    """`run.json`. owner: the process that runs the tests. keep_s: how long its results are kept, in seconds."""
+
+    format: Literal[1] = 1
+    owner: Owner
+    keep_s: float
+
+
+def new_folder(parent: Path, *, keep_s: float) -> Path:
     """A folder for the results of a run of `golden test`; the name is its time, UTC."""
     stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     for number in range(1, 1000):
         folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
+            facts = Run(owner=this_process(), keep_s=keep_s)
+            write_atomically(folder / _RUN_FILE, facts.model_dump_json(indent=2) + "\n")
             return folder
     raise RuntimeError(f"a thousand runs began at {stamp}")
 
 
+def expired(parent: Path, *, keep_s: float | None = None) -> list[Path]:
+    """Results of runs that are over, and were last written to longer than `keep_s` ago; None: as each run said.
+
+    One that was killed, or interrupted, is over as well.
+    """
+    found = []
+    for folder in sorted(parent.glob("*")):
+        if _NAME.fullmatch(folder.name):
+            facts = _run(folder)
+            limit_s = keep_s if keep_s is not None else facts.keep_s if facts else KEEP_S
+            is_over = (folder / "results.json").exists() or facts is None or not facts.owner.is_alive()
+            if is_over and time.time() - folder.stat().st_mtime > limit_s:
+                found.append(folder)
+    return found
+
+
 def expire(parent: Path, *, keep_s: float) -> list[Path]:
-    """Remove the results of runs that ended longer than `keep_s` ago; returns their folders."""
-    limit = time.time() - keep_s
-    old = [
-        folder
-        for folder in sorted(parent.glob("*"))
-        if _RUN.fullmatch(folder.name) and (folder / "results.json").exists() and folder.stat().st_mtime < limit
-    ]
+    """Remove those that are `expired`; returns their folders."""
+    old = expired(parent, keep_s=keep_s)
     for folder in old:
         shutil.rmtree(folder)
     return old
+
+
+def _run(folder: Path) -> Run | None:
+    """None for a run that nothing is known of."""
+    try:
+        return Run.model_validate_json((folder / _RUN_FILE).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel, ValidationError
+
+from builder.errors import VerifyError
 from builder.model import Build
 from builder.store import Store, verify_digest
 from builder.tools.openpgp import Signer
@@ -18,6 +21,10 @@ COMPANIONS = {
     ".intoto.jsonl": ".intoto.jsonl",
     ".tests.json": ".tests.json",
 }
+
+
+class _Record(RootModel[dict[str, Any]]):
+    """Of another golden's verification, too, so its keys are whatever they are."""
 
 
 def write(build: Build, folder: Path, *, store: Store, signer: Signer | None) -> None:
@@ -53,9 +60,16 @@ def extras(store: Store, build: Build) -> list[str]:
 
 
 def _tests(store: Store, build: Build) -> dict[str, Any] | None:
-    """The record of a build's tests, if it was tested, and the record is of these very bytes."""
+    """The record of a build's tests, if it was tested, and the record is of these very bytes. Raises VerifyError."""
     path = store.verification(build)
     if not path.exists():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = _Record.model_validate_json(path.read_bytes()).root
+    except ValidationError as error:
+        raise VerifyError(
+            f"the verification record of {build.stem} is damaged: {path}",
+            details=[("reason", str(error).splitlines()[0])],
+            try_next=f"golden verify {build.image}, which writes it anew",
+        ) from error
     return found if found.get("sha256") == build.id.sha256 else None

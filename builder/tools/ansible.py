@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from builder import run
-from builder.errors import HostError, VerifyError
+from builder.errors import HostError, ToolError, VerifyError
 from builder.steps import Ansible
 from builder.tools import ssh
 
@@ -128,10 +128,17 @@ def play(
 
 
 def tasks_run(results: Path) -> int:
-    """How many tasks ran on the guest, skipped ones left out. The callback junit names each "[HOST] PLAY: TASK"."""
+    """How many tasks ran on the guest, skipped ones left out. The callback junit names each "[HOST] PLAY: TASK".
+
+    Raises ToolError for a report that is none.
+    """
     count = 0
     for report in results.glob("*.xml"):
-        for case in ET.parse(report).iter("testcase"):
+        try:
+            cases = list(ET.parse(report).iter("testcase"))
+        except (ET.ParseError, ValueError, LookupError) as error:  # also of an encoding that nobody knows
+            raise ToolError(f"ansible's report of what ran cannot be read: {report}: {error}", log=report) from error
+        for case in cases:
             count += case.get("name", "").startswith(f"[{HOST}]") and case.find("skipped") is None
     return count
 

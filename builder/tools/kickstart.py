@@ -59,7 +59,7 @@ def flatten(file: Path) -> str:
         lines = list(_flat(str(file.absolute()), (), later))
     except KickstartError as error:
         problems = [" ".join(str(error).split())]
-    except (UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:  # no text, a name that no file can have
         problems = [f"it, or what it includes, cannot be read: {error}"]
     else:
         has_pre = any(line.split()[:1] == ["%pre"] for line in lines)

@@ -79,4 +79,4 @@ def test_the_command_ends_with_3_and_names_what_is_missing(
     report = json.loads(out)
     assert report["usable"] is False
     assert err.startswith("golden: error: this machine lacks what golden needs: qemu-img, virt-install")
-    assert [f["check"] for f in report["findings"]][-3:] == ["disk", "memory", "qemu"]
+    assert [f["check"] for f in report["findings"]][-4:] == ["disk", "memory", "qemu", "every byte"]

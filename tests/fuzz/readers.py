@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from builder import checksums, config, install, packages, seal
-from builder.clones import saved
+from builder import checks, checksums, config, install, packages, seal, templates, verdicts
+from builder.channels import compose as composes
+from builder.channels import deliveries, promotion
+from builder.clones import agent, saved, snapshots
 from builder.clones.leases import find, whole_leases
-from builder.errors import ConfigError, VerifyError
+from builder.errors import ConfigError, ToolError, VerifyError
 from builder.harness import declaration, evidence
 from builder.inputs import _made
+from builder.model import ImageId
+from builder.package import provenance
 from builder.store import Store, read_build
-from builder.tools import domain, kickstart, qcow2, saved_memory
+from builder.tools import ansible, attestation, domain, junit, kickstart, qcow2, saved_memory
 from builder.tools.console import Console
 from builder.units import parse_duration, parse_size
+from tests.builds import make_build
 
 Reader = Callable[[bytes, Path], None]
 _KEY = "ssh-ed25519 AAAAC3Nza golden"
@@ -171,6 +177,110 @@ def sizes(data: bytes, folder: Path) -> None:
             assert parse(_text(data)) >= 0
 
 
+def kickstart_template(data: bytes, folder: Path) -> None:
+    """A kickstart template of a project, or a fragment of one."""
+    (folder / "own.ks.j2").write_text('{% include "part.ks.j2" %}\n')
+    (folder / "part.ks.j2").write_bytes(data)
+    with _only(ConfigError):
+        text = templates.render([folder, templates.shared("kickstarts")], "own.ks.j2", image="a-b", title="A")
+        kickstart.validate(text, version="RHEL9", name="own.ks")
+
+
+def kickstart_part(data: bytes, folder: Path) -> None:
+    """What a user's kickstart includes."""
+    (folder / "part.ks").write_bytes(data.replace(b"://", b""))
+    (folder / "whole.ks").write_text("%include part.ks\npoweroff\n")
+    with _only(ConfigError):
+        kickstart.flatten(folder / "whole.ks")
+
+
+def names(data: bytes, folder: Path) -> None:
+    """IMAGE@VERSION, as they become names of files, links and packages."""
+    image, _, version = _text(data).partition("@")
+    with _only(ValueError):
+        id = ImageId(image=image, version=version, sha256="0" * 64)
+        store = Store(folder, "demo")
+        for place in (store.qcow2(id), store.facts(id), store.verification(id)):
+            assert place.parent == place.resolve().parent and place.name.startswith(id.image)
+        assert id.stem.isprintable() and not set(id.stem) & set(" /%$'\"\\")
+
+
+def delivery(data: bytes, folder: Path) -> None:
+    """What a worker left: no file of another folder is read."""
+    (folder / deliveries.MANIFEST).write_bytes(data)
+    with _only(VerifyError):
+        assert all("/" not in name for name in deliveries._read(folder, signer=None).files)
+
+
+def check(data: bytes, folder: Path) -> None:
+    store = Store(folder, "demo")
+    (store.root / "checked").mkdir(parents=True, exist_ok=True)
+    (store.root / "checked/a-b.json").write_bytes(data)
+    assert len(checks.checks(store)) <= 1
+
+
+def statements(data: bytes, folder: Path) -> None:
+    """Attestations, before their signatures are looked at."""
+    with _only(VerifyError):
+        attestation.read(_text(data), signer=None, what="x.rpm")
+
+
+def channel(data: bytes, folder: Path) -> None:
+    """compose.json, mirrorlist and withdrawn.json: what is led to is a compose of the channel."""
+    (folder / "composes/20261121.1/repodata").mkdir(parents=True, exist_ok=True)
+    for name in ("composes/20261121.1/compose.json", "mirrorlist", "withdrawn.json"):
+        (folder / name).write_bytes(data)
+    with _only(VerifyError):
+        composes.origin(folder / "composes/20261121.1")
+    with _only(VerifyError):
+        assert composes.current(folder) in (None, folder / "composes/20261121.1")
+    with _only(VerifyError):
+        assert all(isinstance(text, str) for text in promotion.read_withdrawn(folder).values())
+
+
+def verdict(data: bytes, folder: Path) -> None:
+    """The record of a verification, perhaps another golden's."""
+    store, build = Store(folder, "demo"), make_build("a-b")
+    place = store.verification(build)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(data)
+    verdicts.read(store, build)
+    promotion.unverified(store, build.id)
+    with _only(VerifyError):
+        provenance.extras(store, build)
+
+
+def snapshot(data: bytes, folder: Path) -> None:
+    (folder / "snapshot.json").write_bytes(data)
+    with _only(VerifyError):
+        found = snapshots.read(folder)
+        snapshots.check(found, folder)
+
+
+def ansible_report(data: bytes, folder: Path) -> None:
+    (folder / "site.xml").write_bytes(data)
+    with _only(ToolError):
+        assert ansible.tasks_run(folder) >= 0
+
+
+def test_results(data: bytes, folder: Path) -> None:
+    """JUnit XML, as a test left it."""
+    (folder / "junit.xml").write_bytes(data)
+    with _only(VerifyError):
+        for suite in junit.read(folder / "junit.xml"):
+            assert all(case is not None for case in suite)
+
+
+def agents_answer(data: bytes, folder: Path) -> None:
+    """What a guest that went on from memory says at its second serial port."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        found = saved._read(ours, until=(agent.REACHABLE, agent.FAILED), timeout_s=10)
+        assert data.startswith(found)
+
+
 READERS: dict[str, Reader] = {
     reader.__name__: reader
     for reader in (
@@ -190,5 +300,17 @@ READERS: dict[str, Reader] = {
         label,
         repository,
         sizes,
+        kickstart_template,
+        kickstart_part,
+        names,
+        delivery,
+        check,
+        statements,
+        channel,
+        verdict,
+        snapshot,
+        ansible_report,
+        test_results,
+        agents_answer,
     )
 }

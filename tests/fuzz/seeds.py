@@ -68,6 +68,11 @@ _LABEL = f"""<domain><metadata><g:machine xmlns:g="{LABEL_NAMESPACE}" purpose="c
 _REPOMD = "<repomd><revision>1700000000</revision><data><timestamp>1700000000</timestamp></data></repomd>"
 
 
+_ID = '{"image": "a-b", "version": "20261121.1", "sha256": "%s"}' % ("0" * 64)
+_VERDICT = """{"image": "a-b", "version": "20261121.1", "sha256": "%s", "passed": true, "at": "", "seconds": 1,
+"boot_s": 2, "accelerator": "tcg", "promises": "", "tests": [{"name": "t", "result": "passed"}]}""" % ("0" * 64)
+
+
 def _archive() -> bytes:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:", format=tarfile.PAX_FORMAT) as archive:
@@ -118,4 +123,18 @@ SEEDS: dict[str, bytes] = {
     "label": _LABEL.encode(),
     "repository": _REPOMD.encode(),
     "sizes": b"20 GiB",
+    "kickstart_template": b"{% for i in [1, 2] %}# {{ title | upper }} {{ i + 1 }}\n{% endfor %}lang en_US\n",
+    "kickstart_part": b"lang en_US\n%packages\n@core\n%end\n%include none\n",
+    "names": b"sandbox-base@20261121.1",
+    "delivery": b'{"format": 1, "id": %s, "key": "k", "files": {"a.rpm": "00"}}' % _ID.encode(),
+    "check": b'{"build": %s, "key": "k", "inputs": {}, "texts": {}, "reason": "", "at": ""}' % _ID.encode(),
+    "statements": b'{"payload": "e30=", "payloadType": "application/vnd.in-toto+json", "signatures": []}\n',
+    "channel": b"http://mirror.example/golden/candidate/composes/20261121.1\n",
+    "verdict": _VERDICT.encode(),
+    "snapshot": b'{"name": "a", "has_memory": true, "size_bytes": 1, "made": "", "crc32": {"disk.qcow2": 0}}',
+    "ansible_report": b'<testsuites><testsuite><testcase name="[guest] p: t"><skipped/></testcase>'
+    b"</testsuite></testsuites>",
+    "test_results": b'<testsuites><testsuite name="s"><testcase name="t" time="1">'
+    b'<failure message="m"/></testcase></testsuite></testsuites>',
+    "agents_answer": b"golden: reachable\ngolden: failed\n",
 }

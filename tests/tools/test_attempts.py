@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 from builder import clones
+from builder.cli.collect import leased
+from builder.clones import collection, removal
 from builder.errors import ConfigError, ToolError, VerifyError
 from builder.harness import disk_results, evidence, lans
 from builder.harness.attempt import Attempts, Keep, wanted
@@ -101,16 +104,25 @@ def test_a_machine_that_does_not_boot_leaves_a_bundle(lab: Lab, job: Job, tmp_pa
         "disks/main.qcow2",
         "install/commands.sh",
         "install/golden-test.toml.txt",
+        "install/main-image-packages.txt",
         "install/main.xml",
+        "logs/main-journal.txt",
     ]
+    assert (found.kept / "install/main-image-packages.txt").read_text() == f"{IMAGE}-20261121.1-marker-0:1-1.noarch\n"
+    assert "there is no journal: the guest was dead or off" in (found.kept / "logs/main-journal.txt").read_text()
     bundle = evidence.read(found.kept)
     assert (bundle.why, bundle.cause, bundle.test) == (found.why, "boot", job.tests[0].name)
     assert bundle.machines[0].image.stem == f"{IMAGE}-20261121.1"
+    assert [text.partition(",")[0] for text in bundle.missing] == ["main: its journal", "main: its package list"]
+    commands = (found.kept / "install/commands.sh").read_text().splitlines()
+    assert [line for line in commands if line and not line.startswith("#")] == [f"golden clone revive {found.kept}"]
+    assert any("qemu-img create" in line for line in commands)
 
 
 def test_what_is_not_to_be_kept_is_not(lab: Lab, job: Job, tmp_path: Path) -> None:
     found = attempt(lab, job, tmp_path / "results", keep=Keep(on_fail=("install",)))
     assert found.kept is not None
+    assert leased(lab.state) == {}
     assert sorted(path.name for path in found.kept.iterdir()) == ["bundle.json", "install"]
 
 
@@ -360,9 +372,31 @@ def test_a_bundle_is_opened_again(bundle: Path, revival: Revival, store: Store, 
     assert (bundle / "disks/main.qcow2").read_bytes() == before
 
 
+def test_a_bundle_holds_its_images_until_it_goes(
+    bundle: Path, revival: Revival, store: Store, connection: Connection
+) -> None:
+    held = store.state / "clones/.bases"
+    for path in store.images.iterdir():
+        path.unlink()
+    removal.release(store.state)
+    collection.collect(store.state, connection=connection, is_dry=False, note=lambda _: None)
+    assert set(leased(store.state)) == {f"{IMAGE}-20261121.1", "sandbox-base-20261121.1"}
+    assert set(leased(store.state).values()) == {f"the bundle {bundle} stands on it"}
+    (one,) = revival.open(bundle, key=None, is_waited=False)
+    assert one.image == f"{IMAGE}-20261121.1"
+    clones.destroy(one.name, state=store.state, connection=connection)
+    assert list(held.iterdir())
+    shutil.rmtree(bundle)
+    removal.release(store.state)
+    assert not list(held.iterdir())
+    assert leased(store.state) == {}
+    assert not list((store.state / "clones/.holds").iterdir())
+
+
 def test_a_bundle_whose_image_is_not_here(bundle: Path, revival: Revival, store: Store) -> None:
     for path in store.images.glob(f"{IMAGE}-*"):
         path.unlink()
+    shutil.rmtree(store.state / "clones/.holds")  # of another host
     with pytest.raises(ConfigError, match=f"there is no image '{IMAGE}' 20261121.1"):
         revival.open(bundle, key=None, is_waited=False)
     assert clones.names(store.state) == []

@@ -22,13 +22,14 @@ from builder.clones import collection, first_start, saved, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
-from builder.errors import ToolError
+from builder.errors import HostError, ToolError
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools import qcow2, qemu_img, ssh
 from builder.tools.domain import domain_xml
 from builder.tools.libvirt import Connection, connect
 from tests.builds import add_chain
+from tests.tools.test_corruption import flip
 
 IMAGE = "sandbox-bootstrapped"
 
@@ -228,6 +229,48 @@ def test_one_that_stood_still_when_golden_was_killed_goes_on(golden: Command) ->
     assert golden.json("list")[0]["state"] == "running"
 
 
+@pytest.mark.parametrize("file", ["memory", "disk.qcow2"])
+def test_a_snapshot_with_a_flipped_byte_is_never_gone_back_to(golden: Command, file: str) -> None:
+    name, place = golden.prefix, clones.directory(golden.state, golden.prefix)
+    golden.create(name, "--no-wait")
+    golden.json("snapshot", name, "one")
+    assert deeply(golden) == []
+    path = place / "snapshots/one" / file
+    flip(path)
+    before = (place / "disk.qcow2").stat()
+    code, _, err = golden("revert", name, "one")
+    assert (code, f"the snapshot 'one' is damaged: {path} was changed after it was taken" in err) == (5, True)
+    # The clone is what it was.
+    after = (place / "disk.qcow2").stat()
+    assert (golden.json("list")[0]["state"], after.st_ino) == ("running", before.st_ino)
+    assert deeply(golden) == [f"snapshot one of {name}"]
+    path.unlink()
+    code, _, err = golden("revert", name, "one")
+    assert (code, f"{path} is gone" in err, f"rm -r {path.parent}" in err) == (5, True, True)
+
+
+def test_the_facts_of_a_snapshot_with_a_flipped_byte_are_named(golden: Command) -> None:
+    name, place = golden.prefix, clones.directory(golden.state, golden.prefix)
+    golden.create(name, "--no-start")
+    golden.json("snapshot", name, "one")
+    facts = place / "snapshots/one/snapshot.json"
+    flip(facts, at=0)
+    for words in (("snapshot", name), ("revert", name, "one")):
+        code, _, err = golden(*words)
+        assert (code, f"the facts of a snapshot are damaged: {facts}" in err) == (5, True), err
+    assert deeply(golden) == [f"snapshot one of {name}"]
+    # One that an earlier golden took has no digests, and is as good as it was.
+    flip(facts, at=0)
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "crc32"}))
+    assert golden.json("revert", name, "one")["state"] == "off"
+
+
+def deeply(golden: Command) -> list[str]:
+    """What `golden doctor --deep` finds wrong."""
+    found = soundness.examine(golden.state, reporter=Reporter("quiet"))
+    return [finding.check for finding in found if finding.state != "ok"]
+
+
 # --- saved memory, of machines that have no agent in them -----------------------------------------------------------
 
 
@@ -315,6 +358,14 @@ def test_memory_of_other_circumstances_is_not_used_and_is_collected(golden: Comm
     assert saved.places(golden.state) == []
 
 
+def test_saved_memory_whose_facts_are_damaged_is_named(golden: Command, memory: saved.Saved) -> None:
+    assert deeply(golden) == []
+    flip(saved.folder(golden.state) / memory.circumstances.key / "warm.json", at=0)
+    assert deeply(golden) == [f"memory {memory.circumstances.key}"]
+    # It is as if it were not there.
+    assert saved.find(golden.state, memory.circumstances) is None
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -361,18 +412,25 @@ def test_the_memory_of_an_image_is_saved_by_itself_at_its_first_start(
     assert list(saved.folder(golden.state).iterdir()) == []
 
 
-def test_memory_that_cannot_be_saved_is_told_once_and_its_clones_boot(
-    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (ToolError("its guest takes no agent"), 1),
+        (HostError("there is no memory"), 2),  # there may be, the next time
+    ],
+)
+def test_memory_that_cannot_be_saved_is_told_and_its_clones_boot(
+    golden: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, times: int
 ) -> None:
     def refuse(*_words: object, **_more: object) -> None:
-        raise ToolError("its guest takes no agent")
+        raise error
 
     monkeypatch.setattr(warm, "prepare", refuse)
     more: dict[str, Any] = {"state": golden.state, "connection": golden.connection}
     for _ in range(2):
         first_start.prepare(ordered(golden), reporter=Reporter("plain"), boot_timeout_s=1, **more)
     said = capsys.readouterr().err
-    assert said.count("could not be saved; its clones boot: its guest takes no agent") == 1
+    assert said.count(f"could not be saved; its clones boot: {error}") == times
 
 
 # --- owners and garbage -------------------------------------------------------------------------------------------
@@ -402,6 +460,59 @@ def test_clones_of_a_dead_owner_are_collected_and_others_are_not(golden: Command
     assert [clone["name"] for clone in golden.json("list")] == ["kept-" + golden.prefix, "mine-" + golden.prefix]
     assert golden.connection.find("golden-orphan-" + golden.prefix) is None
     assert golden.json("gc") == []
+
+
+OWNER = """if True:
+    import sys
+    from pathlib import Path
+    from builder import clones
+    from builder.clones import Order
+    from builder.tools.libvirt import connect
+
+    name, state, images = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    source = clones.locate("sandbox-bootstrapped", None, images=images, builds=None)
+    order = Order(name=name, source=source, memory_mib=64, cpus=1, accelerator="tcg", key=None)
+    with connect() as connection, clones.running([order], state=state, connection=connection, boot_timeout_s=None):
+        print("on", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_clones_of_a_killed_owner_go_when_the_next_one_is_made(golden: Command) -> None:
+    """Also the name is free again; and clones of those that live stay."""
+    golden.create("mine-" + golden.prefix, "--owner", str(os.getpid()), "--no-start")
+    argv = [sys.executable, "-c", OWNER, golden.prefix, golden.state, golden.store.images]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "on\n"
+        owner.kill()
+        owner.wait(timeout=60)
+    assert [it["state"] for it in golden.json("list")] == ["off", "running"]
+    code, _, err = golden("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-start")
+    assert (code, err.count(f"{golden.prefix} is removed: its owner, process {owner.pid}, is dead")) == (0, 1)
+    assert golden.connection.find(f"golden-{golden.prefix}") is None
+    assert [it["name"] for it in golden.json("list")] == ["mine-" + golden.prefix, golden.prefix]
+
+
+def test_clones_of_a_dead_owner_go_where_memory_is_short(golden: Command) -> None:
+    golden.create(golden.prefix, "--no-start")
+    with a_process() as owner:
+        words = ("create", f"{golden.prefix}-big", "--image", IMAGE, "--memory", "8 GiB", "--no-wait")
+        golden.json(*words, "--owner", str(owner.pid))
+    code, _, err = golden("start", golden.prefix, "--no-wait", "--host-memory", "8 GiB")
+    assert f"{golden.prefix}-big is removed: its owner, process {owner.pid}, is dead" in err
+    assert f"golden-{golden.prefix}-big" not in declared()
+    # Whether it then fits is a matter of what others of this host have.
+    assert code in (0, 3)
+    assert clones.names(golden.state) == [golden.prefix]
+
+
+def test_an_orphan_that_another_golden_is_at_work_on_is_in_nobodys_way(golden: Command) -> None:
+    with a_process() as owner:
+        golden.create("orphan-" + golden.prefix, "--owner", str(owner.pid), "--no-start")
+    with lock(golden.state, "orphan-" + golden.prefix):
+        golden.create(golden.prefix, "--no-start")
+    assert [it["name"] for it in golden.json("list")] == ["orphan-" + golden.prefix, golden.prefix]
 
 
 def _killed(golden: Command, *words: str, at: Callable[[], bool]) -> None:
@@ -513,6 +624,36 @@ def test_cp_copies_in_and_out_but_not_across(golden: Command, clone: str, open_p
     for words in (["a", "b"], [f"{clone}:/a", f"{clone}:/b"]):
         code, _, err = golden("cp", *words, **variables)
         assert (code, "files are copied into one clone or out of one" in err) == (2, True)
+
+
+def test_cp_says_as_json_how_it_ended(golden: Command, clone: str, open_path: Path) -> None:
+    words = ("cp", "a", "b", f"{clone}:/etc", "--json")
+    said = {"sources": ["a", "b"], "destination": f"{clone}:/etc"}
+    code, out, _ = golden(*words, **fake(open_path, "scp", "true"))
+    assert (code, json.loads(out)) == (0, said | {"status": 0, "stderr": ""})
+    code, out, _ = golden(*words, **fake(open_path, "scp", "echo no space >&2; exit 1"))
+    assert (code, json.loads(out)) == (1, said | {"status": 1, "stderr": "no space\n"})
+
+
+def test_logs_as_json(golden: Command, clone: str, open_path: Path) -> None:
+    console = str(clones.console_log(golden.state, clone))
+    found = golden.json("console", clone, "--log")
+    assert {key: found[key] for key in ("name", "file")} == {"name": clone, "file": console}
+    assert golden.json("logs", clone).keys() == {"name", "file", "text"}
+    assert "qemu-system" in golden.json("logs", clone, "--qemu")["text"]
+    variables = fake(open_path, "ssh", "echo a line")
+    code, out, _ = golden("logs", clone, "--journal", "--json", **variables)
+    assert (code, json.loads(out)) == (0, {"name": clone, "file": None, "text": "a line\n"})
+    code, _, err = golden("logs", clone, "--journal", "--json", **fake(open_path, "ssh", "echo away >&2; exit 255"))
+    assert (code, f"could not read the journal of {clone}" in err) == (4, True)
+
+
+def test_what_has_no_end_is_refused_as_json(golden: Command, clone: str) -> None:
+    code, _, err = golden("logs", clone, "--follow", "--json")
+    assert (code, "a log that is followed has no end, and so there is no JSON of it" in err) == (2, True)
+    code, _, err = golden("console", clone, "--json")
+    assert (code, "a terminal has no end, and so there is no JSON of it" in err) == (2, True)
+    assert f"golden clone console {clone} --log --json" in err
 
 
 def test_logs_are_the_consoles_and_qemus(golden: Command, clone: str) -> None:

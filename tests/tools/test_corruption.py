@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,17 +12,18 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from builder import soundness
+from builder import package_changes, soundness
 from builder.channels import check, promote
 from builder.channels import compose as composes
 from builder.cli.doctor import doctor
 from builder.cli.session import Session
-from builder.errors import VerifyError
+from builder.errors import ToolError, VerifyError
 from builder.model import Build
 from builder.package import package
 from builder.preflight.doctor import Finding
 from builder.progress import Reporter
 from builder.store import Store, facts_text, sha256
+from builder.tools.ansible import tasks_run
 from builder.tools.package_cache import caching
 from builder.tools.webserver import serving
 from tests.builds import verify_builds
@@ -166,6 +169,51 @@ def test_in_a_download(store: Store, looked: Look) -> None:
     assert (found.check, found.remedy) == ("cache a.iso", f"rm -r {place / digest}  and golden cache fetch")
 
 
+def test_in_the_record_of_a_verification(store: Store, chain: dict[str, Build], publisher: Publisher) -> None:
+    base = chain["sandbox-base"]
+    verify_builds(store, base)
+    path = store.verification(base)
+    flip(path, at=0)
+    with pytest.raises(VerifyError, match=f"the verification record of {base.stem} is damaged: {path}") as refused:
+        publisher.rpms(base)
+    assert refused.value.try_next == "golden verify sandbox-base, which writes it anew"
+    path.write_text("[]")
+    with pytest.raises(VerifyError, match="is damaged"):
+        publisher.rpms(base)
+
+
+def test_in_what_a_channel_has_taken_back(store: Store, chain: dict[str, Build], publisher: Publisher) -> None:
+    publisher.publish(chain["sandbox-base"])
+    verify_builds(store, chain["sandbox-base"])
+    path = store.channels / "nightly/withdrawn.json"
+    path.parent.mkdir()
+    for text in ("[]", '{"a": 1}', "{", "\0"):
+        path.write_text(text)
+        with pytest.raises(VerifyError, match=f"channel 'nightly' cannot be read: {path} is damaged") as refused:
+            promote(store, (), prefix="golden", url=URL, signer=publisher.signer)
+        assert refused.value.try_next == f"mend it, or rm {path}, by which it may be promoted again"
+    path.write_text('{"a": "was taken back"}')
+    promote(store, (), prefix="golden", url=URL, signer=publisher.signer)
+
+
+def test_in_the_changelogs_of_a_build(store: Store, chain: dict[str, Build]) -> None:
+    base = chain["sandbox-base"]
+    path = store.logs / base.stem / package_changes.FILE
+    path.parent.mkdir(parents=True)
+    path.write_text('{"parent": null, "previous": null, "changelogs": {"a-1": "- new"}}')
+    assert package_changes.changelogs(store, base) == {"a-1": "- new"}
+    flip(path, at=0)
+    with pytest.raises(VerifyError, match=f"the changelogs of {base.stem} cannot be read: {path} is damaged"):
+        package_changes.changelogs(store, base)
+
+
+@pytest.mark.parametrize("text", ["", "<testsuite>", "<?xml version='1.0' encoding='none'?><a/>", "\0"])
+def test_in_what_ansible_reports(tmp_path: Path, text: str) -> None:
+    (tmp_path / "site.xml").write_text(text)
+    with pytest.raises(ToolError, match=f"ansible's report of what ran cannot be read: {tmp_path}/site.xml: "):
+        tasks_run(tmp_path)
+
+
 def test_in_the_package_cache(store: Store, looked: Look, tmp_path: Path) -> None:
     """A build gets the mirror's bytes, downloaded again, and never what lies here."""
     store.images.mkdir(parents=True)
@@ -186,6 +234,55 @@ def test_in_the_package_cache(store: Store, looked: Look, tmp_path: Path) -> Non
         assert (found.check, found.remedy) == ("package cache a.rpm", f"rm {file}")
         assert asked() == whole
         assert looked() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("{stem}.qcow2", "was changed"),
+        ("{stem}.packages", "was changed"),
+        ("{stem}.json", "the facts of a build are damaged"),
+    ],
+)
+def test_in_an_installed_image(store: Store, chain: dict[str, Build], tmp_path: Path, name: str, found: str) -> None:
+    """No clone stands on it yet; it is read, as is what only a clone would read."""
+    images = tmp_path / "images"
+    shutil.copytree(store.images, images)
+    stem = chain["sandbox-upgrade"].stem
+    (images / "sandbox-upgrade.qcow2").symlink_to(f"{stem}.qcow2")
+    for beside in (".cdx.json", ".tests.json"):
+        (images / f"{stem}{beside}").write_text("{}")
+
+    def look() -> list[Finding]:
+        reporter = Reporter("quiet")
+        return [it for it in soundness.examine(tmp_path / "none", reporter=reporter, images=images) if it.state != "ok"]
+
+    assert look() == []
+    path = images / name.format(stem=stem)
+    flip(path, at=0 if path.suffix == ".json" else None)
+    (told,) = look()
+    assert (told.check, told.state) == (f"installed {stem}", "fail")
+    assert str(path) in told.found and found in told.found
+    assert told.remedy == f"dnf reinstall $(rpm -qf {images}/{stem}.qcow2)"
+    path.unlink()
+    (told,) = look()
+    assert str(path) in told.found
+
+
+def test_the_command_reads_installed_images_and_says_that_it_can(
+    store: Store, chain: dict[str, Build], tmp_path: Path
+) -> None:
+    session = Session(file=tmp_path / "none/golden.toml", state=tmp_path / "state", reporter=Reporter("quiet"))
+    flip(store.qcow2(chain["sandbox-base"]))
+    result = CliRunner().invoke(doctor, ["--deep", "--json", "--images", str(store.images)], obj=session)
+    assert isinstance(result.exception, VerifyError)
+    assert result.exception.what == "what golden keeps is damaged: installed sandbox-base-20261121.1"
+    (unread,) = [
+        it
+        for it in json.loads(CliRunner().invoke(doctor, ["--json"], obj=session).stdout)["findings"]
+        if it["check"] == "every byte"
+    ]
+    assert (unread["state"], unread["remedy"]) == ("ok", "golden doctor --deep, which reads it")
 
 
 def test_the_command_tells_and_ends_with_5(store: Store, chain: dict[str, Build], tmp_path: Path) -> None:

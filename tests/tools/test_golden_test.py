@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from junitparser import JUnitXml
 
 from builder import clones
+from builder.clones import Owner
 from builder.errors import ConfigError
+from builder.harness import suite
 from builder.store import Store
 from builder.tools import ssh
 from builder.tools.libvirt import connect
@@ -32,20 +35,23 @@ class Project:
     folder: Path
     state: Path
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, **more: str) -> subprocess.Popen[str]:
         environment = {"GOLDEN_FILE": str(self.folder / "golden.toml"), "GOLDEN_STATE": str(self.state)}
         environment |= {"GOLDEN_PROGRESS": "plain", "PYTHONPATH": str(TOP)}
         return subprocess.Popen(
             [sys.executable, "-m", "builder", *map(str, words)],
-            env=os.environ | environment,
+            env=os.environ | environment | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *words: str | Path, expect: int) -> tuple[str, str]:
-        with self.start(*words) as golden:
-            out, err = golden.communicate(timeout=120)
+    def run(self, *words: str | Path, expect: int, **more: str) -> tuple[str, str]:
+        with self.start(*words, **more) as golden:
+            try:
+                out, err = golden.communicate(timeout=240)
+            finally:
+                golden.terminate()
         print(out, err)
         assert golden.returncode == expect
         return out, err
@@ -110,6 +116,18 @@ def test_a_test_that_no_memory_of_this_host_is_enough_for(project: Project) -> N
     assert "there is no memory for tests/slow on sandbox-base: 67108864 MiB are needed" in said
 
 
+def test_what_the_host_cannot_run_is_no_failure(project: Project) -> None:
+    away = {"GOLDEN_LIBVIRT_URI": "qemu+unix:///system?socket=/nowhere/libvirt-sock"}
+    out, err = project.run("test", "--image", "sandbox-base", "--json", "--retries", "1", expect=3, **away)
+    assert "golden: error: this host could not run 1 of 1 tests; no test failed" in err
+    assert "tests/slow on sandbox-base: libvirt is not reachable at" in err
+    (result,) = json.loads(out)["results"]
+    assert (result["verdict"], len(result["outcomes"])) == ("host", 2)
+    results = Path(json.loads(out)["folder"])
+    (found,) = JUnitXml.fromfile(str(results / "merged.xml"))
+    assert (found.tests, found.errors, found.failures) == (1, 1, 0)
+
+
 def test_a_failure_ends_with_5_and_says_where_its_bundle_is(project: Project) -> None:
     text = (project.folder / "tests/slow/golden-test.toml").read_text().replace("1 h", "1s")
     (project.folder / "tests/slow/golden-test.toml").write_text(text)
@@ -125,6 +143,20 @@ def test_a_failure_ends_with_5_and_says_where_its_bundle_is(project: Project) ->
     said = project.run("clone", "revive", bundle, expect=2)[1]
     assert "has no disk" in said
     assert "golden test --keep-fail all" in said
+
+
+def test_results_that_nobody_came_back_for_are_collected(project: Project) -> None:
+    results = project.state / "tests/demo/20260101-000000"
+    (results / "sandbox-base/tests.slow/run-1").mkdir(parents=True)
+    dead = Owner(pid=os.getpid(), start=1, boot="of another time")
+    (results / "run.json").write_text(suite.Run(owner=dead, keep_s=60).model_dump_json())
+    assert json.loads(project.run("clone", "gc", "--dry-run", "--json", expect=0)[0]) == []
+    os.utime(results, (0, 0))
+    (found,) = json.loads(project.run("clone", "gc", "--dry-run", "--json", expect=0)[0])
+    assert (found["kind"], found["name"]) == ("results", "demo/20260101-000000")
+    assert results.exists()
+    project.run("clone", "gc", expect=0)
+    assert not results.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

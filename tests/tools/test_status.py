@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from builder import clones
+from builder.clones import holds
 from builder.progress import Reporter
 from builder.store import Store
 from builder.tools.libvirt import Connection
@@ -111,6 +112,21 @@ def test_an_old_version_that_a_clone_stands_on_stays(slave: Client, store: Store
     said = status(slave, store, "--no-channel")
     assert "old, in use" in said
     assert f"lease: {lease.name} on sandbox-bootstrapped {OLD}, 64 MiB, kept until destroyed" in said
+
+
+def test_an_old_version_that_a_bundle_stands_on_stays(
+    slave: Client, store: Store, lease: clones.Lease, tmp_path: Path
+) -> None:
+    disks = tmp_path / "bundle/disks"
+    disks.mkdir(parents=True)
+    holds.hold(lease.model_copy(update={"name": "gone"}), disks, state=store.state)
+    slave.dnf("upgrade")
+    old = [one for one in facts(slave, store)["images"] if one["version"] == OLD]
+    assert [one["held_by"] for one in old] == [[str(disks.parent)]] * 3
+    assert not any(one["is_free"] for one in old)
+    assert f"{lease.name}, 1 bundle " in status(slave, store, "--no-channel")
+    disks.rmdir()
+    assert not any(one["held_by"] for one in facts(slave, store)["images"])
 
 
 def test_a_channel_that_does_not_answer_is_told(slave: Client, store: Store, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import socket
 import tarfile
 import tomllib
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import config, inputs, install, seal, supply, templates
-from builder.errors import ConfigError, VerifyError
+from builder import cli, config, inputs, install, seal, supply, templates
+from builder.channels import compose as composes
+from builder.clones import saved
+from builder.errors import ConfigError, ToolError, VerifyError
 from builder.model import NAME, ImageId
 from builder.tools import guestfs, kickstart
 from builder.tools.console import Console
@@ -177,6 +180,54 @@ def test_a_kickstart_that_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"own\.ks could not be put together") as refused:
         kickstart.flatten(tmp_path / "own.ks")
     assert "cannot be read" in str(refused.value.problems[0])
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("word", ["%include", "%ksappend"])
+def test_a_kickstart_that_includes_what_no_file_can_be_called(tmp_path: Path, word: str, name: str) -> None:
+    (tmp_path / "own.ks").write_bytes(f"{word} {name}\n".encode(errors="surrogatepass"))
+    with pytest.raises(ConfigError, match=r"own\.ks could not be put together"):
+        kickstart.flatten(tmp_path / "own.ks")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"{{ 1 / 0 }}", "division by zero"),
+        (b"a\n{{ 'x' + 1 }}", 'can only concatenate str (not "int") to str'),
+        (b"\xff", "'utf-8' codec can't decode byte 0xff"),
+        (b"{% include 'a\0b' %}", "there is no template 'a\0b'"),
+        (b"{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "maximum recursion depth"),
+    ],
+)
+def test_what_a_projects_template_stumbles_over_is_said(tmp_path: Path, text: bytes, why: str) -> None:
+    (tmp_path / "own.ks.j2").write_bytes(text)
+    with pytest.raises(ConfigError, match=r"the template 'own\.ks\.j2' could not be rendered") as refused:
+        templates.render(tmp_path, "own.ks.j2")
+    assert why in refused.value.problems[0].what
+
+
+def test_what_an_error_quotes_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.print_error(ToolError("a\x1b[2Jb", details=[("agent", "one\ttwo\n\x1b]0;title\x07three\r\n")]))
+    said = capsys.readouterr().err
+    assert said == "golden: error: a\ufffd[2Jb\n  agent: one\ttwo\n         \ufffd]0;title\ufffdthree\n"
+
+
+def test_a_guest_that_says_too_much_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved, "MIB", 1000)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(bytes(100_000))
+        assert len(saved._read(ours, until=(b"golden",), timeout_s=60)) < 10_000
+
+
+@pytest.mark.parametrize("line", ["", "..", "a/..", "20261121.1", "\0", "\ud800", "x" * 300])
+def test_a_mirrorlist_that_leads_to_no_compose(tmp_path: Path, line: str) -> None:
+    (tmp_path / "composes").mkdir()
+    (tmp_path / "repodata").mkdir()
+    (tmp_path / "mirrorlist").write_bytes(line.encode(errors="surrogatepass"))
+    with pytest.raises(VerifyError, match="names a compose that is not there"):
+        composes.current(tmp_path)
 
 
 @pytest.mark.parametrize("line", ['sshkey --username=root "ssh-ed25519', "rootpw --lock 'x"])

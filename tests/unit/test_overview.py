@@ -36,3 +36,10 @@ def test_golden_lists_each_command_once_where_it_belongs() -> None:
     listed = [name for names in overview.SECTIONS.values() for name in names]
     assert len(listed) == len(set(listed))
     assert set(listed) <= set(golden.commands)
+
+
+def test_every_command_of_clone_but_one_that_becomes_another_program_has_json() -> None:
+    group = golden.commands["clone"]
+    assert isinstance(group, click.Group)
+    without = {name for name, it in group.commands.items() if "as_json" not in {option.name for option in it.params}}
+    assert without == {"ssh"}

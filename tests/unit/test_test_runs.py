@@ -17,7 +17,7 @@ from tap.parser import Parser
 from builder.errors import HostError
 from builder.harness import payload, reports, schedule, suite
 from builder.harness.declaration import Test
-from builder.harness.outcome import Outcome, Result, judge
+from builder.harness.outcome import Cause, Outcome, Result, judge
 from builder.harness.schedule import Job
 
 TODAY = date(2026, 11, 21)
@@ -28,6 +28,10 @@ def outcome(test: str = "t", *, passed: bool, run: int = 1, image: str = "img") 
     return Outcome(
         test=test, image=image, run=run, passed=passed, cause=None if passed else "test", why=why, seconds=1.5
     )
+
+
+def unrun(test: str = "t", *, run: int = 1, image: str = "img") -> Outcome:
+    return outcome(test, passed=False, run=run, image=image).model_copy(update={"cause": "host"})
 
 
 def job(*names: str, memory_mib: int = 100, image: str = "img", bug: str | None = None) -> Job:
@@ -56,6 +60,27 @@ def test_verdicts(passed: list[bool], bug: str | None, until: date | None, verdi
     assert judge(found, bug=bug, until=until, today=TODAY).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("causes", "bug", "verdict"),
+    [
+        (["host"], None, "host"),
+        (["host", "host"], "b", "host"),
+        (["test", "host"], None, "failed"),
+        (["host", "boot"], None, "failed"),
+        (["host", None], None, "flaky"),
+        (["host", "test"], "b", "known"),
+    ],
+)
+def test_what_the_host_could_not_run_did_not_fail(causes: list[Cause | None], bug: str | None, verdict: str) -> None:
+    found = [
+        outcome(passed=cause is None, run=run).model_copy(update={"cause": cause})
+        for run, cause in enumerate(causes, start=1)
+    ]
+    result = judge(found, bug=bug, today=TODAY)
+    assert result.verdict == verdict
+    assert result.is_good is (verdict not in ("host", "failed"))
+
+
 def test_the_note_says_what_is_to_be_known() -> None:
     failed = outcome(passed=False)
     expired = judge([failed], bug="b/1", until=date(2026, 11, 20), today=TODAY)
@@ -75,6 +100,7 @@ def results() -> list[Result]:
         judge([outcome("bad", passed=False), outcome("bad", passed=False, run=2)], today=TODAY),
         judge([outcome("known", passed=False, image="other")], bug="b/1", today=TODAY),
         judge([outcome("fixed", passed=True, image="other")], bug="b/2", today=TODAY),
+        judge([unrun("unrun", image="other")], bug="b/3", today=TODAY),
     ]
 
 
@@ -88,9 +114,10 @@ def test_merged_tap(results: list[Result], tmp_path: Path) -> None:
         (False, False, "- img bad"),
         (False, True, "- other known"),
         (True, True, "- other fixed"),
+        (False, False, "- other unrun"),
     ]
     (plan,) = [line for line in lines if line.category == "plan"]
-    assert plan.expected_tests == 5
+    assert plan.expected_tests == 6
     said = (tmp_path / "merged.tap").read_text()
     assert "# flaky: run 1: it broke in run 1" in said
     assert "not ok 4 - other known # TODO b/1" in said
@@ -101,7 +128,7 @@ def test_merged_junit(results: list[Result], tmp_path: Path) -> None:
     reports.write_merged(results, tmp_path)
     first, second = xunit2.JUnitXml.fromfile(str(tmp_path / "merged.xml"))
     assert (first.name, first.tests, first.failures, first.skipped) == ("img", 3, 1, 0)
-    assert (second.name, second.tests, second.failures, second.skipped) == ("other", 2, 0, 1)
+    assert (second.name, second.tests, second.failures, second.skipped, second.errors) == ("other", 3, 0, 1, 1)
     flaky = next(case for case in first if case.name == "flaky #1")
     assert [it.message for it in flaky.flaky_failures()] == ["it broke in run 1"]
     assert not flaky.result
@@ -111,10 +138,10 @@ def test_merged_junit(results: list[Result], tmp_path: Path) -> None:
 
 
 def test_a_run_has_reports_of_its_own(tmp_path: Path) -> None:
-    found = [outcome("good", passed=True, run=2), outcome("known", passed=False, run=2)]
-    reports.write_run(found, tmp_path, known=[("known", "img")])
+    found = [outcome("good", passed=True, run=2), outcome("known", passed=False, run=2), unrun("unrun", run=2)]
+    reports.write_run(found, tmp_path, known=[("known", "img"), ("unrun", "img")])
     (suite_,) = xunit2.JUnitXml.fromfile(str(tmp_path / "run-2.xml"))
-    assert (suite_.tests, suite_.failures, suite_.skipped) == (2, 0, 1)
+    assert (suite_.tests, suite_.failures, suite_.skipped, suite_.errors) == (3, 0, 1, 1)
     assert "not ok 2 - img known # TODO known to fail" in (tmp_path / "run-2.tap").read_text()
     assert not list(tmp_path.glob(".*"))
 
@@ -227,24 +254,50 @@ def test_failed_tests_alone_run_again(tmp_path: Path) -> None:
     assert suite.Summary.model_validate_json((tmp_path / "results.json").read_bytes()) == summary
 
 
+def test_what_the_host_could_not_run_is_tried_again_though_it_is_known_to_fail(tmp_path: Path) -> None:
+    def execute(job: Job) -> list[Outcome]:
+        return [
+            unrun(it.name, run=job.run) if job.run == 1 else outcome(it.name, passed=False, run=2) for it in job.tests
+        ]
+
+    jobs, stop = [job("known", bug="b/1")], threading.Event()
+    summary = suite.carry_out(
+        jobs, execute, folder=tmp_path, retries=2, most=1, memory_mib=1000, stop=stop, note=lambda _: None
+    )
+    assert [(it.verdict, len(it.outcomes)) for it in summary.results] == [("known", 2)]
+    assert summary.is_green
+
+
 def test_green_is_green_with_flaky_and_known_failures(tmp_path: Path) -> None:
     machine = Machine(lambda name, run: name == "flaky" and run == 2)
     assert carry_out([job("flaky"), job("known", bug="b/1")], machine, tmp_path, retries=1).is_green
 
 
 def test_results_are_removed_when_their_time_is_over(tmp_path: Path) -> None:
-    old, new, unfinished, foreign = (
-        tmp_path / name for name in ("20260101-000000", "20261121-000000-2", "20260102-000000", "mine")
-    )
-    for folder in (old, new, unfinished, foreign):
+    names = ("20260101-000000", "20261121-000000-2", "20260102-000000", "20260103-000000", "mine")
+    old, new, without, killed, foreign = (tmp_path / name for name in names)
+    for folder in (old, new, without, killed, foreign):
         folder.mkdir()
-        if folder != unfinished:
+        if folder not in (without, killed):
             (folder / "results.json").touch()
-        if folder != new:
-            os.utime(folder, (0, 0))
-    assert suite.expire(tmp_path, keep_s=3600) == [old]
-    assert not old.exists()
-    assert all(folder.exists() for folder in (new, unfinished, foreign))
+    running = suite.new_folder(tmp_path, keep_s=3600)
+    facts = suite.Run.model_validate_json((running / "run.json").read_bytes())
+    dead = facts.owner.model_copy(update={"start": facts.owner.start + 1})
+    (killed / "run.json").write_text(facts.model_copy(update={"owner": dead}).model_dump_json())
+    for folder in (old, without, killed, running, foreign):
+        os.utime(folder, (0, 0))
+    assert suite.expired(tmp_path) == [old, without, killed]
+    assert suite.expire(tmp_path, keep_s=3600) == [old, without, killed]
+    assert not any(folder.exists() for folder in (old, without, killed))
+    assert all(folder.exists() for folder in (new, running, foreign))
+
+
+def test_each_run_says_how_long_it_is_kept(tmp_path: Path) -> None:
+    short, long = suite.new_folder(tmp_path, keep_s=60), suite.new_folder(tmp_path, keep_s=10**9)
+    for folder in (short, long):
+        (folder / "results.json").touch()
+        os.utime(folder, (time.time() - 3600,) * 2)
+    assert suite.expired(tmp_path) == [short]
 
 
 # --- payloads

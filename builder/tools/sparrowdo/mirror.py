@@ -83,8 +83,8 @@ def _plugin(name: str, module: str) -> dict[str, str]:
 
 def _meta(source: Path, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads((path / _META).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = dict(json.loads((path / _META).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"'{source}' is no Raku distribution: its {_META} cannot be read: {error}") from error
     # Where it is to be had otherwise, which zef would try.
     return {key: value for key, value in found.items() if key not in ("source-url", "support")}
