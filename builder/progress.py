@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import IO, Literal
 
@@ -129,3 +129,20 @@ class Reporter:
 
     def _plain(self, line: str) -> None:
         print(f"{datetime.now(UTC):%H:%M:%S} {line}", file=self._stream, flush=True)
+
+
+class Notes(Reporter):
+    """Passes notes on, each text once, and leaves out the steps: of threads that are all at the same ones.
+
+    tell: may be called in any thread.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__("quiet")
+        self._tell = tell
+        self._told: set[str] = set()
+
+    def note(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)

@@ -24,6 +24,7 @@ import pytest
 if TYPE_CHECKING:
     from builder.harness.guest import Guest
     from builder.harness.lab import Lab, Wanted
+    from builder.harness.vigil import Vigil
 
 _SCOPES = ("function", "class", "module", "package", "session")
 _DEFAULT_ROLES = ("first", "second")
@@ -31,6 +32,15 @@ _ATTACHED = "GOLDEN_TEST_MACHINES"
 
 _guests = pytest.StashKey[dict[str, list["Guest"]]]()
 _attached = pytest.StashKey[dict[str, "Guest"]]()
+
+# Who follows the consoles of machines that were made here.
+_vigils = pytest.StashKey[list["Vigil"]]()
+
+# What golden has said and no report has taken along.
+_said = pytest.StashKey[list[str]]()
+
+# What reports brought: pytest does not hand the configuration to the hook that hears of them.
+_heard: list[str] = []
 
 Cluster = Mapping[str, "Guest"]
 Maker = Callable[..., "AbstractContextManager[dict[str, Guest]]"]
@@ -55,6 +65,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="Also write console, journal and package list of each machine of a failed test there.",
     )
+    group.addoption(
+        "--golden-host-memory",
+        metavar="SIZE",
+        help="What all of golden's machines of this host may declare together, as '16 GiB'; else GOLDEN_HOST_MEMORY.",
+    )
     parser.addini("golden_images", "Images to test on, where --golden-image names none.", type="args", default=[])
     parser.addini("golden_scope", "How long a machine lives, where --golden-scope does not say.", default="function")
 
@@ -64,6 +79,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if scope not in _SCOPES:
         raise pytest.UsageError(f"golden_scope = {scope}: it is one of {', '.join(_SCOPES)}")
     config.stash[_guests] = {}
+    config.stash[_vigils] = []
+    config.stash[_said] = []
+    _heard.clear()
     for line in (
         "golden_image(*images): the images that this test runs on, instead of --golden-image",
         "golden_cluster(*roles, lan=False, **images): the machines of golden_cluster; role=IMAGE for another image",
@@ -93,9 +111,10 @@ def _scope(fixture_name: str, config: pytest.Config) -> Any:
 
 
 @pytest.fixture(scope="session")
-def golden_lab() -> Lab:
+def golden_lab(pytestconfig: pytest.Config) -> Lab:
     """Where machines come from: the project of GOLDEN_FILE, else the images that are installed on this host."""
     from builder.harness.lab import open_lab
+    from builder.progress import Notes
 
     key, images = os.environ.get("GOLDEN_SSH_KEY"), os.environ.get("GOLDEN_IMAGES_DIR")
     state = os.environ.get("GOLDEN_STATE")
@@ -105,8 +124,20 @@ def golden_lab() -> Lab:
             state=Path(state) if state else None,
             images=Path(images) if images else None,
             key=Path(key).absolute() if key else None,
+            reporter=Notes(pytestconfig.stash[_said].append),
             is_warm=os.environ.get("GOLDEN_WARM") != "0",
+            host_mib=_host_mib(pytestconfig),
         )
+
+
+def _host_mib(config: pytest.Config) -> int | None:
+    from builder.units import MIB, parse_size
+
+    text = config.getoption("golden_host_memory") or os.environ.get("GOLDEN_HOST_MEMORY")
+    try:
+        return parse_size(text) // MIB if text else None
+    except ValueError as error:
+        raise pytest.UsageError(f"--golden-host-memory, or GOLDEN_HOST_MEMORY: {error}") from error
 
 
 @pytest.fixture(scope="session")
@@ -182,11 +213,30 @@ def _running(request: pytest.FixtureRequest, wanted: Mapping[str, Wanted]) -> It
         else:
             with _errors_for_people():
                 guests = stack.enter_context(request.getfixturevalue("golden_lab").running(wanted))
+            stack.enter_context(_followed(guests, request.config))
         known.setdefault(node, []).extend(guests.values())
         try:
             yield guests
         finally:
             known[node] = [guest for guest in known[node] if guest not in guests.values()]
+
+
+@contextlib.contextmanager
+def _followed(guests: Mapping[str, Guest], config: pytest.Config) -> Iterator[None]:
+    from builder.harness.vigil import Vigil
+
+    with Vigil(guests.values()) as vigil:
+        config.stash[_vigils].append(vigil)
+        try:
+            yield
+        finally:
+            config.stash[_vigils].remove(vigil)
+
+
+def _deaths(item: pytest.Item) -> list[str]:
+    """Of the machines that a test uses, what each died of."""
+    vigils = item.config.stash[_vigils]
+    return [why for guest in _used_by(item) for vigil in vigils if (why := vigil.why(guest)) is not None]
 
 
 def _given(config: pytest.Config) -> dict[str, Guest]:
@@ -225,12 +275,25 @@ def _errors_for_people() -> Iterator[None]:
         pytest.fail("\n".join([f"golden: {error.what}", *rows]), pytrace=False)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """No test waits for a machine that died under the one before."""
+    if died := _deaths(item):
+        pytest.fail("\n".join(f"golden: {why}" for why in died), pytrace=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Console and journal, while the machine is there: its fixture is torn down after the report of the call."""
     report = yield
+    # An attribute of the report goes along from pytest-xdist's workers.
+    said = item.config.stash[_said]
+    report.__dict__["golden_notes"] = said[:]
+    said.clear()
     if not report.failed or report.when == "teardown":
         return report
+    for why in _deaths(item):
+        report.sections.append(("golden", why))
     folder = item.config.getoption("golden_keep_logs")
     for guest in _used_by(item):
         texts = {"console": guest.console(), "journal": guest.journal()}
@@ -243,6 +306,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             if folder:
                 (place / f"{guest.name}-{what}.log").write_text(text, encoding="utf-8")
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In the process that the user sees, and in pytest-xdist's workers, which nobody does."""
+    _heard.extend(getattr(report, "golden_notes", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What golden had to say beside the results: that it waited for memory, that a machine booted and why."""
+    if _heard:
+        terminalreporter.section("golden")
+        for text in dict.fromkeys(_heard):
+            terminalreporter.write_line(text)
 
 
 def _used_by(item: pytest.Item) -> list[Guest]:

@@ -85,17 +85,20 @@ memory_option: Decorator = click.option(
 cpus_option: Decorator = click.option("--cpus", type=click.IntRange(min=1), help="[default: the image's]")
 
 
+host_memory_option: Decorator = click.option(
+    "--host-memory",
+    "host_mib",
+    callback=parse_mib,
+    metavar="SIZE",
+    envvar="GOLDEN_HOST_MEMORY",
+    show_envvar=True,
+    help="What all of golden's machines may declare together.  [default: the host's, less 512 MiB]",
+)
+
+
 def capacity_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What golden's machines of this host may have in memory together, and how long to wait for it."""
-    command = click.option(
-        "--host-memory",
-        "host_mib",
-        callback=parse_mib,
-        metavar="SIZE",
-        envvar="GOLDEN_HOST_MEMORY",
-        show_envvar=True,
-        help="What all of golden's machines may declare together.  [default: the host's, less 512 MiB]",
-    )(command)
+    command = host_memory_option(command)
     return click.option(
         "--wait-memory",
         "wait_s",

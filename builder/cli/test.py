@@ -9,7 +9,7 @@ from typing import cast, get_args
 
 import click
 
-from builder import clones
+from builder.cli.clone_options import host_memory_option
 from builder.cli.completion import complete_clonable, complete_test
 from builder.cli.session import (
     Session,
@@ -29,6 +29,7 @@ from builder.harness.declaration import Test
 from builder.harness.evidence import KINDS, Kind
 from builder.harness.lab import Lab, open_lab
 from builder.harness.suite import Summary
+from builder.progress import Notes
 from builder.units import format_seconds
 
 
@@ -85,6 +86,16 @@ def _kinds(_context: click.Context, _parameter: click.Parameter, text: str) -> t
     envvar="GOLDEN_WARM",
     help="Save an image's memory when its first machine is wanted / boot all.  [default: warm]",
 )
+@host_memory_option
+@click.option(
+    "--wait-memory",
+    "wait_s",
+    callback=duration,
+    default="30 min",
+    show_default=True,
+    metavar="DURATION",
+    help="How long a test waits for other machines of this host to go.",
+)
 @click.option("--list", "is_list", is_flag=True, help="Print what would run, and run nothing.")
 @click.option("--dry-run", is_flag=True, help="The same, with machines and memory.")
 @images_option
@@ -102,6 +113,8 @@ def test(
     keep_fail: tuple[Kind, ...],
     keep_s: int,
     is_warm: bool,
+    host_mib: int | None,
+    wait_s: int,
     is_list: bool,
     dry_run: bool,
     installed: Path,
@@ -117,7 +130,15 @@ def test(
     if is_list:
         _print_list(tests, as_json=as_json)
         return
-    lab = open_lab(file=session.file, state=session.state, images=installed, is_warm=is_warm)
+    lab = open_lab(
+        file=session.file,
+        state=session.state,
+        images=installed,
+        reporter=Notes(session.reporter.note),
+        is_warm=is_warm,
+        host_mib=host_mib,
+        memory_wait_s=wait_s,
+    )
     planned = suite.jobs(tests, images=images, lab=lab)
     if dry_run:
         _print_plan(planned, as_json=as_json)
@@ -144,7 +165,7 @@ def test(
             folder=place,
             retries=retries,
             most=jobs or os.cpu_count() or 1,
-            memory_mib=clones.host_capacity().total_mib,
+            memory_mib=lab.capacity().total_mib,
             stop=stop,
             note=session.reporter.note,
         )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from builder.clones import ready
 from builder.clones.access import BOOT_TIMEOUT_S, is_running, target, wait
 from builder.clones.leases import (
     Lease,
@@ -29,7 +30,7 @@ from builder.clones.leases import (
 )
 from builder.clones.machines import start, stop
 from builder.clones.making import make
-from builder.clones.memory import Capacity, host_capacity
+from builder.clones.memory import Capacity, host_capacity, promised
 from builder.clones.orders import Order, numbered
 from builder.clones.pins import check, faults, repair
 from builder.clones.removal import destroy
@@ -149,7 +150,9 @@ def _started(
     begun: list[tuple[Lease, float]] = []
     seconds: list[float | None] = []
     logins: dict[str, ssh.Login] = {}
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as room:
+        if len(made) > 1:
+            room.enter_context(_room(made, capacity or host_capacity(), state, connection, reporter))
 
         def greet(lease: Lease) -> None:
             if boot_timeout_s is not None:
@@ -168,6 +171,7 @@ def _started(
                 greet=greet,
             )
             begun.append((on, begin))
+        room.close()
         for lease, begin in begun:
             if boot_timeout_s is None:
                 seconds.append(None)
@@ -214,6 +218,17 @@ def running(
         yield made
     finally:
         _remove_all([lease.name for lease in made], state=state, connection=connection)
+
+
+@contextlib.contextmanager
+def _room(
+    made: Sequence[Lease], limit: Capacity, state: Path, connection: Connection, reporter: Reporter
+) -> Iterator[None]:
+    """For all of them: with half of what it needs nobody waits for somebody who does the same."""
+    machines = {lease.domain_name: lease.memory_mib for lease in made}
+    ready.give_way(sum(machines.values()), limit, state=state, connection=connection, note=reporter.note)
+    with promised(machines, limit, note=reporter.note):
+        yield
 
 
 def _remove_all(made: Sequence[str], *, state: Path, connection: Connection) -> None:

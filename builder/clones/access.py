@@ -9,7 +9,7 @@ from pathlib import Path
 from builder.clones.leases import Lease, console_log
 from builder.errors import ConfigError, HostError, ToolError
 from builder.tools import neighbours, ssh
-from builder.tools.console import Console
+from builder.tools.console import GUEST_FATAL, Console
 from builder.tools.domain import mac
 from builder.tools.libvirt import Connection, Domain
 from builder.tools.standstill import StandsStill
@@ -82,7 +82,8 @@ def wait(
     """
     if lease.key is None:
         raise ConfigError("waiting for SSH needs a key", try_next="--key FILE, or --no-wait")
-    begin, domain, console = time.monotonic(), running(lease, connection), Console(console_log(state, lease.name))
+    begin, domain = time.monotonic(), running(lease, connection)
+    console = Console(console_log(state, lease.name), GUEST_FATAL)
 
     def is_alive() -> bool:
         console.poll()
@@ -104,6 +105,8 @@ def wait(
         )
     except ToolError as error:
         console.poll()
+        if console.fatal is not None:
+            error.what = f"'{lease.name}' did not boot: {console.fatal.kind}: {console.fatal.line}"
         error.details.append(("console", console.tail() or "(it said nothing)"))
         error.try_next = f"golden clone create {lease.name} --no-wait …, and then: golden clone console {lease.name}"
         raise

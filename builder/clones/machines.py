@@ -122,7 +122,8 @@ class _Starter:
         return self._lease
 
     def _reserved(self) -> contextlib.AbstractContextManager[None]:
-        return reserved(self._lease.memory_mib, self._limit, names=self._lease.name, note=self._note)
+        own = self._lease.domain_name
+        return reserved(self._lease.memory_mib, self._limit, names=self._lease.name, note=self._note, own=own)
 
     def _warm(self, memory: Saved, memory_place: Path) -> Lease:
         pins.check(memory.pins, what="the saved memory", is_full=False)

@@ -106,9 +106,10 @@ def give_way(
     Before them go clones whose owner is dead. besides: is none of them. None is removed if that would not be enough.
     Machines that wait are there to save time, not to keep others out.
     """
+    own = f"golden-{besides}" if besides else None
 
     def missing_mib() -> int:
-        return sum(declared().values()) + mib - capacity.total_mib
+        return sum(declared(besides=own).values()) + mib - capacity.total_mib
 
     if missing_mib() <= 0:
         return []

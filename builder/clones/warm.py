@@ -22,7 +22,7 @@ from builder.clones.sources import chain, verify
 from builder.errors import ConfigError, ToolError
 from builder.progress import Reporter
 from builder.tools import mapped_memory, qemu_img, saved_memory, ssh
-from builder.tools.console import Console
+from builder.tools.console import GUEST_FATAL, Console
 from builder.tools.domain import Label, Machine, MappedMemory, domain_xml
 from builder.tools.libvirt import Connection, Domain, PortTaken
 
@@ -207,7 +207,7 @@ class _Preparation:
         )
 
     def _wait(self, domain: Domain, machine: Machine, *, timeout_s: float, note: Callable[[str], None]) -> float:
-        console, begin = Console(machine.console_log), time.monotonic()
+        console, begin = Console(machine.console_log, GUEST_FATAL), time.monotonic()
 
         def is_alive() -> bool:
             console.poll()
@@ -216,6 +216,8 @@ class _Preparation:
         try:
             ssh.wait_until_answers(self._target(machine), timeout_s=timeout_s, is_alive=is_alive, note=note)
         except ToolError as error:
+            if console.fatal is not None:
+                error.what = f"the image did not boot: {console.fatal.kind}: {console.fatal.line}"
             error.details.append(("console", console.tail() or "(it said nothing)"))
             raise
         return time.monotonic() - begin

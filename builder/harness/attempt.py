@@ -38,6 +38,8 @@ def wanted(test: Test, image: str) -> dict[str, Wanted]:
             cpus=role.cpus,
             ports=role.ports,
             lan=test.lan,
+            networks=role.networks,
+            firmware=role.firmware,
             is_cold=test.cold,
             user_data=(test.folder / role.seed).read_text(encoding="utf-8") if role.seed else None,
         )

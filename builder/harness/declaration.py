@@ -24,8 +24,9 @@ from builder.catalogue import Raw
 from builder.config_messages import message
 from builder.errors import ConfigError, Problem, did_you_mean
 from builder.frozen import Frozen
-from builder.model import NAME
+from builder.model import NAME, Firmware
 from builder.toml_lines import line_of
+from builder.tools.domain import Nic
 from builder.units import MIB, parse_duration, parse_size
 
 FILE = "golden-test.toml"
@@ -41,6 +42,19 @@ Duration = Annotated[int, BeforeValidator(lambda value: parse_duration(str(value
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
+def _network(text: object) -> Nic:
+    """A card as `golden clone create --network` has it; the first one, in user mode, is always there."""
+    kind, _, source = str(text).partition("=")
+    if kind == "network" and source:
+        return Nic(kind="network", source=source)
+    if kind == "bridge" and source:
+        return Nic(kind="bridge", source=source)
+    raise ValueError(f"'{text}' is no network; write network=NAME or bridge=NAME")
+
+
+Network = Annotated[Nic, BeforeValidator(_network)]
+
+
 class Script(Frozen):
     """run: a file of the test's folder. on: the role of the machine that runs it."""
 
@@ -51,7 +65,7 @@ class Script(Frozen):
 class Role(Frozen):
     """A machine of a test. None: what the test, and then the image, says. ports: that other machines reach it at.
 
-    seed: file of the test's folder with the user-data of a NoCloud seed.
+    seed: file of the test's folder with the user-data of a NoCloud seed. networks: of further cards.
     """
 
     image: str | None = None
@@ -59,6 +73,8 @@ class Role(Frozen):
     cpus: int | None = None
     ports: tuple[int, ...] = ()
     seed: str | None = None
+    networks: tuple[Nic, ...] = ()
+    firmware: Firmware | None = None
 
 
 class Test(Frozen):
@@ -106,6 +122,8 @@ class _Machine(Raw):
     cpus: Annotated[int, Field(ge=1)] | None = None
     ports: list[Port] | None = None
     seed: str | None = None
+    networks: list[Network] | None = None
+    firmware: Firmware | None = None
 
 
 class _Limits(Raw):
@@ -126,6 +144,8 @@ class _Test(Raw):
     cpus: Annotated[int, Field(ge=1)] | None = None
     ports: list[Port] = Field(default=[])
     seed: str | None = None
+    networks: list[Network] = Field(default=[])
+    firmware: Firmware | None = None
     scripts: list[str | _Script] = Field(default=[])
     sparrowfile: str | None = None
     pytest: str | None = None
@@ -252,6 +272,8 @@ def _roles(raw: _Test) -> dict[str, Role]:
             cpus=it.cpus or raw.cpus,
             ports=tuple(raw.ports if it.ports is None else it.ports),
             seed=it.seed or raw.seed,
+            networks=tuple(raw.networks if it.networks is None else it.networks),
+            firmware=it.firmware or raw.firmware,
         )
         for name, it in tables.items()
     }

@@ -8,30 +8,32 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder import clones, config, preflight
 from builder.clones import first_start, pools, ready
-from builder.clones.memory import declared
+from builder.clones.memory import promised
 from builder.errors import ConfigError, GoldenError, ToolError
 from builder.frozen import Frozen
 from builder.harness import lans
 from builder.harness.guest import Address, Guest
 from builder.harness.watch import HICCUP
+from builder.model import Firmware
 from builder.preflight import kvm
 from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
-from builder.tools.console import FATAL, Console, Patterns
+from builder.tools.console import GUEST_FATAL, Console, Patterns
 from builder.tools.domain import Forward, Nic, mac
 
 _numbers = itertools.count(1)
 
 # How long a test waits for the machines of others to go; and for one that took the room in the last moment.
-_MEMORY_WAIT_S = 1800.0
+MEMORY_WAIT_S = 1800.0
 _START_WAIT_S = 30.0
 
 # For a machine that met a hiccup of its host's.
@@ -43,7 +45,8 @@ class Wanted(Frozen):
 
     extra_disks: sizes in bytes. ports: TCP ports of it that others reach by this host. user_data: of a cloud-init
     NoCloud seed; None for no seed. is_cold: boot it, whatever memory is saved. lan: whether it has a second card, on a
-    network of its own with the others that have one.
+    network of its own with the others that have one. networks: of further cards, after these. firmware: None for the
+    image's.
     """
 
     image: str
@@ -54,6 +57,19 @@ class Wanted(Frozen):
     user_data: str | None = None
     is_cold: bool = False
     lan: bool = False
+    networks: tuple[Nic, ...] = ()
+    firmware: Firmware | None = None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A machine that is there. is_on: it waited in a pool, and counts in the account of memory already."""
+
+    role: str
+    wanted: Wanted
+    lease: clones.Lease
+    key: Path
+    is_on: bool
 
 
 class Lab:
@@ -61,7 +77,9 @@ class Lab:
 
     images: folder of installed images. builds: of the project, where there is one. key: lets golden into the images.
     is_warm: whether the memory of an image is saved by itself when a second machine of it is wanted; False: all boot,
-    whatever is saved; None: they go on from what is saved.
+    whatever is saved; None: they go on from what is saved. reporter: hears what is worth a word. host_mib: what
+    golden's machines of this host may declare together; the host's memory if None. memory_wait_s: how long machines
+    wait for those of others to go.
     """
 
     def __init__(
@@ -74,6 +92,8 @@ class Lab:
         accelerator: Accelerator,
         reporter: Reporter | None = None,
         is_warm: bool | None = None,
+        host_mib: int | None = None,
+        memory_wait_s: float = MEMORY_WAIT_S,
     ) -> None:
         self.state = state
         self.images = images
@@ -82,6 +102,8 @@ class Lab:
         self.accelerator = accelerator
         self.reporter = reporter or Reporter("quiet")
         self.is_warm = is_warm
+        self.host_mib = host_mib
+        self.memory_wait_s = memory_wait_s
 
     def source(self, image: str) -> clones.Source:
         """image: IMAGE or IMAGE@VERSION. Raises ConfigError if it is neither installed nor built."""
@@ -100,7 +122,7 @@ class Lab:
         *,
         boot_timeout_s: float | None = None,
         is_waited: bool = True,
-        fatal: Patterns = FATAL,
+        fatal: Patterns = GUEST_FATAL,
         is_stopped: Callable[[], bool] = lambda: False,
         before_start: Callable[[Path], None] = lambda _: None,
         on_start: Callable[[Mapping[str, Guest]], None] = lambda _: None,
@@ -120,12 +142,14 @@ class Lab:
             connection = stack.enter_context(libvirt.connect())
             # No two deployments share one, in whatever process they are.
             lan = secrets.token_hex(8)
-            guests = {
+            made = {
                 role: stack.enter_context(
                     self._made(role, one, connection, lan=lan, is_stopped=is_stopped, before_start=before_start)
                 )
                 for role, one in wanted.items()
             }
+            with self._room(made.values(), connection, is_stopped):
+                guests = {role: stack.enter_context(self._started(one, connection)) for role, one in made.items()}
             on_start(guests)
             if not is_waited:
                 yield guests
@@ -148,8 +172,8 @@ class Lab:
         lan: str,
         is_stopped: Callable[[], bool],
         before_start: Callable[[Path], None],
-    ) -> Iterator[Guest]:
-        """One machine, started and not waited for."""
+    ) -> Iterator[_Made]:
+        """One machine, not started unless it waited in a pool; gone after the block."""
         source = self.source(wanted.image)
         preflight.need_reach(self.state, connection)
         preflight.need_reach(source.file.parent, connection)
@@ -167,57 +191,83 @@ class Lab:
             accelerator=self.accelerator.kind_for(source.build.arch),
             key=key,
             extra_disks=wanted.extra_disks,
-            nics=(Nic(), Nic(kind="lan", source=lan)) if wanted.lan else (Nic(),),
+            firmware=wanted.firmware,
+            nics=(Nic(), *([Nic(kind="lan", source=lan)] if wanted.lan else []), *wanted.networks),
             forwards=tuple(Forward(host_port=0, guest_port=port) for port in wanted.ports),
             has_seed=wanted.user_data is not None,
             user_data=wanted.user_data,
             owner=clones.this_process(),
         )
-        made = self._taken(order, connection, wanted)
-        if made is None:
+        lease, is_on = self._taken(order, connection, wanted), True
+        if lease is None:
             if not wanted.is_cold:
                 self._warm_up(order, connection, is_stopped)
-            made = self._new(order, connection)
+            lease, is_on = self._new(order, connection), False
         try:
-            with contextlib.ExitStack() as logins:
-                login: ssh.Login | None = None
-
-                def greet(lease: clones.Lease) -> None:
-                    nonlocal login
-                    target = ssh.Target(port=lease.ssh_port, key=lease.key or key)
-                    login = logins.enter_context(ssh.shared_login(target))
-                    login.begin_early()
-
-                lease = made
-                if made.name == order.name:
-                    before_start(clones.directory(self.state, made.name))
-                    self._wait_for_memory(order, connection, is_stopped)
-                    lease = clones.start(
-                        made.name,
-                        state=self.state,
-                        connection=connection,
-                        reporter=self.reporter,
-                        capacity=clones.host_capacity(wait_s=_START_WAIT_S),
-                        # What is written into the overlay is not in any memory that was saved.
-                        is_cold=wanted.is_cold or self.is_warm is False,
-                        greet=greet,
-                    )
-                address = Address(
-                    name=role,
-                    clone=lease.name,
-                    image=f"{lease.image.image}@{lease.image.version}",
-                    port=lease.ssh_port,
-                    key=lease.key or key,
-                    console=clones.console_log(self.state, lease.name),
-                    forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
-                    lan_mac=mac(lease.uuid, 1) if wanted.lan else None,
-                )
-                if login is None:
-                    login = logins.enter_context(ssh.shared_login(address.target))
-                yield Guest(address, login=login, is_up=lease.warm is not None)
+            if not is_on:
+                before_start(clones.directory(self.state, lease.name))
+            yield _Made(role=role, wanted=wanted, lease=lease, key=key, is_on=is_on)
         finally:
             with contextlib.suppress(ConfigError):  # somebody else destroyed it
-                clones.destroy(made.name, state=self.state, connection=connection)
+                clones.destroy(lease.name, state=self.state, connection=connection)
+
+    @contextlib.contextmanager
+    def _started(self, made: _Made, connection: libvirt.Connection) -> Iterator[Guest]:
+        """It is on, and not waited for; what is logged in to it is closed after the block."""
+        lease, wanted = made.lease, made.wanted
+        with contextlib.ExitStack() as logins:
+            login: ssh.Login | None = None
+
+            def greet(on: clones.Lease) -> None:
+                nonlocal login
+                target = ssh.Target(port=on.ssh_port, key=on.key or made.key)
+                login = logins.enter_context(ssh.shared_login(target))
+                login.begin_early()
+
+            if not made.is_on:
+                lease = clones.start(
+                    lease.name,
+                    state=self.state,
+                    connection=connection,
+                    reporter=self.reporter,
+                    capacity=self.capacity(wait_s=_START_WAIT_S),
+                    # What is written into the overlay is not in any memory that was saved.
+                    is_cold=wanted.is_cold or self.is_warm is False,
+                    greet=greet,
+                )
+            address = Address(
+                name=made.role,
+                clone=lease.name,
+                image=f"{lease.image.image}@{lease.image.version}",
+                port=lease.ssh_port,
+                key=lease.key or made.key,
+                console=clones.console_log(self.state, lease.name),
+                forwards={forward.guest_port: forward.host_port for forward in lease.forwards},
+                lan_mac=mac(lease.uuid, 1) if wanted.lan else None,
+            )
+            if login is None:
+                login = logins.enter_context(ssh.shared_login(address.target))
+            yield Guest(address, login=login, is_up=lease.warm is not None)
+
+    @contextlib.contextmanager
+    def _room(
+        self, made: Iterable[_Made], connection: libvirt.Connection, is_stopped: Callable[[], bool]
+    ) -> Iterator[None]:
+        """Memory for all machines that are to be started, once those of others leave it, or for none of them."""
+        machines = {it.lease.domain_name: it.lease.memory_mib for it in made if not it.is_on}
+        if not machines:
+            yield
+            return
+        limit, needed_mib, note = self.capacity(wait_s=self.memory_wait_s), sum(machines.values()), self.reporter.note
+        ready.give_way(needed_mib, limit, state=self.state, connection=connection, note=note)
+        with promised(machines, limit, note=note, is_stopped=is_stopped):
+            yield
+
+    def capacity(self, *, wait_s: float = 0) -> clones.Capacity:
+        """What all of golden's machines of this host may declare together."""
+        if self.host_mib is None:
+            return clones.host_capacity(wait_s=wait_s)
+        return clones.Capacity(total_mib=self.host_mib, wait_s=wait_s)
 
     def _taken(self, order: clones.Order, connection: libvirt.Connection, wanted: Wanted) -> clones.Lease | None:
         """One that waits in a pool, unless something is to be done before the start."""
@@ -241,26 +291,13 @@ class Lab:
                 connection=connection,
                 reporter=self.reporter,
                 boot_timeout_s=clones.BOOT_TIMEOUT_S * self.accelerator.time_factor,
-                capacity=clones.host_capacity(wait_s=_START_WAIT_S),
+                capacity=self.capacity(wait_s=_START_WAIT_S),
                 is_stopped=is_stopped,
             )
 
     def _new(self, order: clones.Order, connection: libvirt.Connection) -> clones.Lease:
         (made,) = clones.make([order], state=self.state, connection=connection, reporter=self.reporter)
         return made
-
-    def _wait_for_memory(
-        self, order: clones.Order, connection: libvirt.Connection, is_stopped: Callable[[], bool]
-    ) -> None:
-        """Until the machines of others leave room, or nobody waits any more; the start itself has the last word."""
-        limit = clones.host_capacity()
-        total = limit.total_mib
-        ready.give_way(order.memory_mib, limit, state=self.state, connection=connection, note=self.reporter.note)
-        end = time.monotonic() + _MEMORY_WAIT_S
-        while order.memory_mib <= total and time.monotonic() < end and not is_stopped():
-            if sum(declared().values()) + order.memory_mib <= total:
-                return
-            time.sleep(1)
 
 
 def open_lab(
@@ -271,10 +308,12 @@ def open_lab(
     key: Path | None = None,
     reporter: Reporter | None = None,
     is_warm: bool | None = None,
+    host_mib: int | None = None,
+    memory_wait_s: float = MEMORY_WAIT_S,
 ) -> Lab:
     """The lab of a project, or of a host that has installed images and no project.
 
-    file: golden.toml; it need not be there. state: the default one if None. is_warm: as in `Lab`. Raises ConfigError,
+    file: golden.toml; it need not be there. state: the default one if None. The rest: as in `Lab`. Raises ConfigError,
     HostError.
     """
     state = (state or default_state()).absolute()
@@ -288,6 +327,8 @@ def open_lab(
         accelerator=kvm.accelerator(state, reporter=quiet),
         reporter=quiet,
         is_warm=is_warm,
+        host_mib=host_mib,
+        memory_wait_s=memory_wait_s,
     )
 
 

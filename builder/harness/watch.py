@@ -11,25 +11,16 @@ from typing import Literal
 from builder.harness.guest import Guest
 from builder.harness.outcome import Cause
 from builder.tools import libvirt
-from builder.tools.console import Console, Patterns
+from builder.tools.console import GUEST_FATAL, Console, Patterns
 
-# What no guest comes back from. Not a soft lockup: without an accelerator a busy host makes those by itself.
-# Sources: Linux, kernel/panic.c, arch/x86/mm/fault.c; systemd, emergency.service; SeaBIOS, boot.c; GRUB, rescue mode.
+# What no test goes on after. Not a soft lockup: without an accelerator a busy host makes those by itself.
+# Source: Linux, arch/x86/mm/fault.c.
 _FATAL: Patterns = (
-    ("the kernel panicked", re.compile(r"Kernel panic - not syncing")),
+    *GUEST_FATAL,
     (
         "the kernel met a bug of its own",
         re.compile(r"BUG: (unable to handle|kernel NULL pointer)|Oops: \d{4}|kernel BUG at "),
     ),
-    (
-        "the guest came no further than its emergency shell",
-        re.compile(r"Entering emergency mode|You are in emergency mode"),
-    ),
-    (
-        "the guest found nothing to boot from",
-        re.compile(r"No bootable device|grub rescue>|Boot failed: not a bootable disk"),
-    ),
-    ("the guest's C library refuses this processor", re.compile(r"Fatal glibc error: CPU does not support")),
     ("the guest's disk fails", re.compile(r"Buffer I/O error on dev(ice)? [sv]d|EXT4-fs error|XFS .*: Corruption")),
 )
 

@@ -44,6 +44,26 @@ FATAL: Patterns = (
 )
 
 
+# Of a guest that runs, or boots: what its services print, even a traceback or a full disk, ends nothing. Sources:
+# Linux, kernel/panic.c; systemd, emergency.service and sulogin-shell.c; Debian's initramfs-tools, functions; SeaBIOS,
+# boot.c; GRUB, rescue mode; glibc, sysdeps/x86/cpu-features.c.
+GUEST_FATAL: Patterns = (
+    ("the kernel panicked", re.compile(r"Kernel panic - not syncing")),
+    (
+        "the guest came no further than its emergency shell",
+        re.compile(
+            r"Entering emergency mode|You are in emergency mode|Cannot open access to console, the root account"
+        ),
+    ),
+    ("the guest did not find its root file system", re.compile(r"ALERT!.* does not exist|Dropping to a shell!")),
+    (
+        "the guest found nothing to boot from",
+        re.compile(r"No bootable device|grub rescue>|Boot failed: not a bootable disk"),
+    ),
+    ("the guest's C library refuses this processor", re.compile(r"Fatal glibc error: CPU does not support")),
+)
+
+
 @dataclass(frozen=True)
 class Fatal:
     """A line after which waiting is no use. kind: in the user's words, "the kernel panicked"."""

@@ -18,8 +18,8 @@ import pytest
 
 from builder import clones
 from builder.cli.collect import leased
-from builder.clones import collection, removal
-from builder.errors import ConfigError, ToolError, VerifyError
+from builder.clones import collection, memory, ready, removal
+from builder.errors import ConfigError, HostError, ToolError, VerifyError
 from builder.harness import disk_results, evidence, lans
 from builder.harness.attempt import Attempts, Keep, wanted
 from builder.harness.declaration import Role, Script, Test
@@ -30,6 +30,7 @@ from builder.harness.outcome import Outcome
 from builder.harness.payload import Context, environment
 from builder.harness.revival import Revival, name_of
 from builder.harness.schedule import Job
+from builder.harness.vigil import Vigil
 from builder.harness.watch import HICCUP, Lost, Watch, patterns
 from builder.model import Build
 from builder.preflight.kvm import Accelerator
@@ -37,6 +38,7 @@ from builder.progress import Reporter
 from builder.run import query
 from builder.store import Store
 from builder.tools import qcow2, qemu_img, ssh
+from builder.tools.domain import Nic
 from builder.tools.libvirt import Connection
 from tests.builds import add_chain
 from tests.machines import restarting_sector, write_sector
@@ -142,6 +144,20 @@ def test_a_host_without_the_key_is_no_fault_of_the_test(lab: Lab, job: Job, tmp_
     assert "machines for tests need the key that their image lets in" in found.why
 
 
+def test_machines_of_one_test_have_room_together_or_not_at_all(
+    lab: Lab, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "declared", lambda **_: {"golden-other": 64})
+    monkeypatch.setattr(ready, "declared", lambda **_: {"golden-other": 64})
+    lab.host_mib, lab.memory_wait_s = 128, 0
+    with pytest.raises(HostError, match=r"no memory for a-\d+-\d+, b-\d+-\d+: 128 MiB are needed, 64 MiB are free"):  # noqa: SIM117
+        with lab.running({"a": WANTED, "b": WANTED}, is_waited=False):
+            pytest.fail("there is room for one")
+    assert clones.names(store.state) == []
+    with lab.running({"a": WANTED}, is_waited=False) as guests:
+        assert list(guests) == ["a"]
+
+
 def test_machines_reach_each_others_ports(lab: Lab, job: Job, connection: Connection) -> None:
     """The guests' own part is QEMU's; here is what golden tells them."""
     on_lan = WANTED.model_copy(update={"lan": True})
@@ -176,6 +192,18 @@ def test_machines_reach_each_others_ports(lab: Lab, job: Job, connection: Connec
             "GOLDEN_HOST_MAIN": "10.0.2.2",
             "GOLDEN_PORT_MAIN": str(main.address.port),
         }
+
+
+def test_a_machine_has_the_cards_and_the_firmware_of_its_test(lab: Lab, job: Job, connection: Connection) -> None:
+    test = job.tests[0]
+    card = Nic(kind="network", source="golden-has-no-such-network")
+    role = test.roles["main"].model_copy(update={"networks": (card,), "firmware": "bios"})
+    wants = wanted(test.model_copy(update={"roles": {"main": role}}), IMAGE)
+    assert (wants["main"].networks, wants["main"].firmware) == ((card,), "bios")
+    with pytest.raises(ToolError) as caught, lab.running(wants, is_waited=False):  # libvirt is asked for that card
+        pytest.fail("there is no such network")
+    assert "golden-has-no-such-network" in dict(caught.value.details)["libvirt"]
+    assert clones.names(lab.state) == []
 
 
 def test_a_machine_has_the_seed_of_its_test(lab: Lab, job: Job, connection: Connection) -> None:
@@ -266,6 +294,24 @@ def test_the_watch_says_what_became_of_a_machine(lab: Lab, connection: Connectio
         say(PANIC + "hung_task: blocked tasks")(guests)
         with pytest.raises(Lost, match=r"main: the kernel panicked after 0 s: .*hung_task: blocked tasks"):
             watch().look_closely(0)
+
+
+def test_a_vigil_switches_a_dead_machine_off(lab: Lab, connection: Connection) -> None:
+    with lab.running({"main": WANTED, "other": WANTED}, is_waited=False) as guests:
+        domains = {name: connection.find(f"golden-{guest.address.clone}") for name, guest in guests.items()}
+        with Vigil(guests.values()) as vigil:
+            say("app[1]: Traceback (most recent call last):")(guests)
+            assert vigil.why(guests["main"]) is None
+            say(f"{PANIC}Attempted to kill init!")(guests)
+            end = time.monotonic() + 120
+            while (domain := domains["main"]) is not None and not domain.is_off():
+                assert time.monotonic() < end
+                time.sleep(0.2)
+            assert vigil.why(guests["main"]) == (
+                f"main ({IMAGE}@20261121.1) is dead: the kernel panicked: {PANIC}Attempted to kill init!"
+            )
+            assert vigil.why(guests["other"]) is None
+        assert domains["other"] is not None and not domains["other"].is_off()
 
 
 # --- guests that restart

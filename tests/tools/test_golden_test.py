@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,97 @@ def test_a_failure_ends_with_5_and_says_where_its_bundle_is(project: Project) ->
     said = project.run("clone", "revive", bundle, expect=2)[1]
     assert "has no disk" in said
     assert "golden test --keep-fail all" in said
+
+
+def test_what_all_machines_may_have_together_is_heeded(project: Project) -> None:
+    words = ("test", "--image", "sandbox-base")
+    said = "there is no memory for tests/slow on sandbox-base: 64 MiB are needed, 32 MiB are there"
+    assert said in project.run(*words, "--host-memory", "32 MiB", expect=3)[1]
+    assert said in project.run(*words, expect=3, GOLDEN_HOST_MEMORY="32 MiB")[1]
+
+
+def test_a_test_that_waits_for_memory_says_so(project: Project) -> None:
+    name = f"held-{os.getpid()}"
+    project.run("clone", "create", name, "--image", "sandbox-base", "--memory", "1 GiB", "--no-wait", expect=0)
+    words = ("test", "--image", "sandbox-base", "--host-memory", "1 GiB", "--wait-memory", "1s")
+    out, err = project.run(*words, "--json", expect=3)
+    assert re.search(r"main-\d+-\d+: waiting for 64 MiB of memory", err)
+    assert "this host could not run 1 of 1 tests" in err
+    assert "there is no memory for main-" in json.loads(out)["results"][0]["outcomes"][0]["why"]
+    assert clones.names(project.state) == [name]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_pytest_ends_with_what_golden_had_to_say(project: Project, workers: tuple[str, ...]) -> None:
+    (project.folder / "test_it.py").write_text(
+        "def test_it(golden_lab):\n"
+        "    golden_lab.reporter.note('web1 boots')\n"
+        "    golden_lab.reporter.note('web1 boots')\n"
+        "    assert golden_lab.capacity().total_mib == 32\n"
+    )
+    environment = {"GOLDEN_FILE": str(project.folder / "golden.toml"), "GOLDEN_STATE": str(project.state)}
+    environment |= {"GOLDEN_HOST_MEMORY": "32 MiB", "PYTHONPATH": str(TOP), "PYTEST_ADDOPTS": ""}
+    words = ["-m", "pytest", "-p", "builder.pytest_golden", "-p", "no:cacheprovider", *workers, "test_it.py"]
+
+    def ended(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words, *more],
+            cwd=project.folder,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    found = ended()
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert re.search(r"=+ golden =+\s+web1 boots\n=", found.stdout)
+    assert "--golden-host-memory, or GOLDEN_HOST_MEMORY: '16' is not a size" in ended("--golden-host-memory=16").stdout
+
+
+CONFTEST = """
+import pytest
+
+
+@pytest.fixture(scope="session")
+def golden_lab(golden_lab):
+    running = golden_lab.running
+    golden_lab.running = lambda wanted: running(wanted, is_waited=False)  # they never answer
+    return golden_lab
+"""
+DYING = """
+def test_it(golden_clone):
+    with golden_clone.address.console.open("a") as console:
+        console.write("[ 9.1] Kernel panic - not syncing: said by the test\\n")
+    golden_clone.run("true", timeout_s=3600)
+
+
+def test_the_next(golden_clone):
+    golden_clone.run("true", timeout_s=3600)
+"""
+
+
+def test_a_machine_that_dies_under_pytest_ends_what_waits_for_it(project: Project) -> None:
+    (project.folder / "conftest.py").write_text(CONFTEST)
+    (project.folder / "test_it.py").write_text(DYING)
+    environment = {"GOLDEN_FILE": str(project.folder / "golden.toml"), "GOLDEN_STATE": str(project.state)}
+    words = ["-m", "pytest", "-p", "builder.pytest_golden", "-p", "no:cacheprovider", "--golden-scope=module"]
+    ended = subprocess.run(
+        [sys.executable, *words, "--golden-image=sandbox-base", "test_it.py"],
+        cwd=project.folder,
+        env=os.environ | environment | {"PYTHONPATH": str(TOP), "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    print(ended.stdout, ended.stderr)
+    why = "clone (sandbox-base@20261121.1) is dead: the kernel panicked: [ 9.1] Kernel panic - not syncing: said by the"
+    assert ended.returncode == 1
+    assert "2 failed" in ended.stdout
+    assert ended.stdout.count(f"\n{why}") >= 1
+    assert f"golden: {why}" in ended.stdout
+    assert clones.names(project.state) == []
 
 
 def test_results_that_nobody_came_back_for_are_collected(project: Project) -> None:

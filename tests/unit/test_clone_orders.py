@@ -62,6 +62,23 @@ def test_memory_is_what_running_machines_declare(tmp_path: Path) -> None:
     assert declared(proc=tmp_path) == {"golden-a": 512, "golden-b": 2048}
 
 
+def test_what_is_promised_counts_until_its_machine_runs(tmp_path: Path) -> None:
+    process(tmp_path, 1, "qemu-system-x86_64", "-name", "guest=golden-a,debug-threads=on", "-m", "512")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/unix").write_text(
+        "Num       RefCount Protocol Flags    Type St Inode Path\n"
+        "0000000000000000: 00000002 00000000 00000000 0002 01 11 @golden-memory:600:77.1:golden-a\n"
+        "0000000000000000: 00000002 00000000 00000000 0002 01 12 @golden-memory:300:77.2:golden-b\n"
+        "0000000000000000: 00000002 00000000 00000000 0002 01 13 @golden-memory:much:77.2:golden-c\n"
+        "0000000000000000: 00000002 00000000 00000000 0002 01 14 /run/golden-memory:1:1.1:golden-d\n"
+        "0000000000000000: 00000002 00000000 00000000 0002 01 15\n"
+    )
+    assert declared(proc=tmp_path) == {"golden-a": 512, "golden-b": 300}
+    assert declared(proc=tmp_path, besides="golden-b") == {"golden-a": 512}
+    # A machine that runs counts, whoever it is promised to.
+    assert declared(proc=tmp_path, besides="golden-a") == {"golden-a": 512, "golden-b": 300}
+
+
 def test_what_does_not_fit_is_refused_with_who_has_it() -> None:
     need(512, Capacity(total_mib=1024), names="web1", in_use={"golden-a": 512})
     with pytest.raises(HostError, match="there is no memory for web1: 513 MiB are needed, 512 MiB are free") as caught:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.tools.console import Console, find_fatal
+from builder.tools.console import GUEST_FATAL, Console, find_fatal
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,35 @@ def test_fatal_lines(line: str, kind: str) -> None:
 )
 def test_ordinary_lines(line: str) -> None:
     assert find_fatal(line) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("[    1.2] Kernel panic - not syncing: VFS: Unable to mount root fs", "the kernel panicked"),
+        ("You are in emergency mode. After logging in", "the guest came no further than its emergency shell"),
+        ("ALERT!  UUID=1234 does not exist.  Dropping to a shell!", "the guest did not find its root file system"),
+        ("No bootable device.", "the guest found nothing to boot from"),
+    ],
+)
+def test_what_a_running_guest_does_not_come_back_from(line: str, kind: str) -> None:
+    fatal = find_fatal(line, GUEST_FATAL)
+    assert fatal is not None
+    assert fatal.kind == kind
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cloud-init[512]: Traceback (most recent call last):",
+        "dockerd[99]: write /var/lib/x: No space left on device",
+        "monitor[7]: Unknown command: status",
+        "Please make a selection from the above",
+        "[   12.1] BUG: soft lockup - CPU#0 stuck for 22s!",
+    ],
+)
+def test_what_services_of_a_running_guest_say(line: str) -> None:
+    assert find_fatal(line, GUEST_FATAL) is None
 
 
 def test_lines_come_as_they_are_written(tmp_path: Path) -> None:

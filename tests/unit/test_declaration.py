@@ -10,6 +10,7 @@ import pytest
 from builder.errors import ConfigError
 from builder.harness import declaration
 from builder.harness.declaration import Role, Script, Test
+from builder.tools.domain import Nic
 
 
 def write(top: Path, name: str, text: str, *files: str) -> Path:
@@ -39,6 +40,8 @@ fatal = ["segfault at"]
 may_reboot = true
 lan = true
 cold = true
+firmware = "uefi"
+networks = ["network=default"]
 bug = "https://bugs.example.org/1"
 until = 2026-12-31
 [machines.engine]
@@ -46,16 +49,26 @@ memory = "2 GiB"
 cpus = 2
 ports = [443, 8443]
 seed = "engine.yaml"
+networks = ["network=default", "bridge=virbr0"]
 [machines.host0]
 image = "c"
+firmware = "bios"
 """
+    default = Nic(kind="network", source="default")
     assert load(tmp_path, text, "setup.sh", "sub/check.sh", "engine.yaml") == Test(
         name="it",
         folder=tmp_path / "it",
         images=("a", "b@20261121.1"),
         roles={
-            "engine": Role(memory_mib=2048, cpus=2, ports=(443, 8443), seed="engine.yaml"),
-            "host0": Role(image="c", memory_mib=1024, ports=(80,)),
+            "engine": Role(
+                memory_mib=2048,
+                cpus=2,
+                ports=(443, 8443),
+                seed="engine.yaml",
+                networks=(default, Nic(kind="bridge", source="virbr0")),
+                firmware="uefi",
+            ),
+            "host0": Role(image="c", memory_mib=1024, ports=(80,), networks=(default,), firmware="bios"),
         },
         suite="net",
         scripts=(Script(run="setup.sh", on="engine"), Script(run="sub/check.sh", on="host0")),
@@ -110,6 +123,11 @@ def test_a_file_is_a_test_as_a_folder_is(tmp_path: Path) -> None:
         ('scripts = ["a.sh"]\nseed = "s.yaml"', "line 2, it/golden-test.toml, seed: there is no file 's.yaml'"),
         ('scripts = ["a.sh"]\nfatal = ["("]', "fatal.0: '(' is no regular expression"),
         ('pytest = "a.sh"\nresults = "disk"', "results: results come on a disk from scripts on a single machine"),
+        (
+            'scripts = ["a.sh"]\nnetworks = ["br0"]',
+            "line 2, it/golden-test.toml, networks.0: 'br0' is no network; write network=NAME or bridge=NAME",
+        ),
+        ('scripts = ["a.sh"]\nfirmware = "efi"', "line 2, it/golden-test.toml, firmware: "),
         ('scripts = ["a.sh"]\nlan = true', "line 2, it/golden-test.toml, lan: a LAN is of several 'machines'"),
         ('scripts = ["a.sh"]\nuntil = 2026-12-31', "until: a date without a 'bug' says nothing"),
         ('scripts = ["a.sh"]\nenvironment = { "A B" = "" }', "environment.A B: 'A B' cannot be a variable's name"),

@@ -22,7 +22,8 @@ IMAGE = "sandbox-bootstrapped"
 def own_clones(golden: Golden) -> list[str]:
     """Of the plugin and of `golden test`; other tests may have theirs."""
     names = [clone["name"] for clone in golden("clone", "list", "--json").json]
-    return [name for name in names if re.fullmatch(r"(clone|engine|host0|main)-\d+-\d+|quick-fails-main", name)]
+    own = r"(clone|engine|host0|main|server|client)-\d+-\d+|quick-fails-main"
+    return [name for name in names if re.fullmatch(own, name)]
 
 
 @pytest.fixture
@@ -125,7 +126,8 @@ def test_a_guest_that_panics_fails_long_before_its_limit(summary: tuple[Ended, P
     assert outcome["cause"] == "panic"
     assert "main: the kernel panicked after" in outcome["why"]
     assert "sysrq triggered crash" in outcome["why"]
-    assert outcome["seconds"] - outcome["boot_s"] < 30 * 60
+    # Its limit is 30 min, and longer without an accelerator; a panic takes a second, the rest is a busy host.
+    assert outcome["seconds"] - outcome["boot_s"] < 5 * 60
 
 
 def test_a_failure_leaves_a_bundle(summary: tuple[Ended, Path]) -> None:
@@ -163,6 +165,34 @@ def test_a_bundle_is_opened_again(golden: Golden, summary: tuple[Ended, Path]) -
         assert said == FILES["quick/fails/run.sh"]
     finally:
         golden("clone", "destroy", revived["name"])
+
+
+TOGETHER = """\
+machines = ["server", "client"]
+lan = true
+scripts = ["ask-client.sh", { run = "ask-server.sh", on = "client" }]
+"""
+# Each hears the other's sshd, by its name, on the network that is theirs.
+ASK = """\
+bash -c 'read -r -t 120 said < /dev/tcp/{other}/22; echo "$GOLDEN_MACHINE heard $said"' > "$GOLDEN_RESULTS/heard"
+grep -q SSH- "$GOLDEN_RESULTS/heard"
+"""
+
+
+@pytest.mark.usefixtures("no_clones_are_left")
+def test_two_machines_that_see_each_other_pass_together(golden: Golden, tmp_path: Path) -> None:
+    """They are on a network of their own, so they boot: memory that is saved is of machines with one card."""
+    folder = tmp_path / "tests/together"
+    folder.mkdir(parents=True)
+    (folder / "golden-test.toml").write_text(TOGETHER)
+    for other in ("client", "server"):
+        (folder / f"ask-{other}.sh").write_text(ASK.format(other=other))
+    results = tmp_path / "results"
+    ended = golden("test", "--folder", folder.parent, "--image", IMAGE, "--results", results, "--json", expect=0)
+    assert [(it["test"], it["verdict"]) for it in ended.json["results"]] == [("together", "passed")]
+    kept = results / IMAGE / "together/run-1/collect"
+    for role in ("server", "client"):
+        assert (kept / role / "heard").read_text().startswith(f"{role} heard SSH-2.0")
 
 
 def test_reports_are_merged(summary: tuple[Ended, Path]) -> None:
