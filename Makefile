@@ -11,8 +11,8 @@ demo: ## set up, then the whole job once: DVD, layers, RPMs, repository, dnf, a 
 test: ## set up, then all tests
 	./ci/test
 
-torture: ## end golden's commands everywhere and in want of everything, and run them again (root; no trial begins after MINUTES=25; JSON=FILE)
-	.venv/bin/python -m tests.torture --jobs 2 --minutes $(or $(MINUTES),25) --rounds $(or $(ROUNDS),10) $(if $(JSON),--json $(JSON))
+torture: ## end golden's commands everywhere and in want of everything, and run them again (root; no trial begins after MINUTES=25; JSON=FILE; JOURNAL=FILE is gone on with)
+	.venv/bin/python -m tests.torture --jobs 2 --minutes $(or $(MINUTES),25) --rounds $(or $(ROUNDS),10) $(if $(JSON),--json $(JSON)) $(if $(JOURNAL),--journal $(JOURNAL))
 
 fuzz: ## hostile input for each reader, found by coverage (SECONDS=60 for each)
 	.venv/bin/pip install -q -e '.[fuzz]'

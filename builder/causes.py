@@ -30,7 +30,7 @@ _PATTERNS: tuple[tuple[Cause, re.Pattern[str]], ...] = (
         re.compile(
             r"Could not resolve|Temporary failure in name resolution|Name or service not known|Network is unreachable"
             r"|No route to host|Connection (refused|reset|timed out|aborted)|Curl error|timed out|RemoteDisconnected"
-            r"|Max retries exceeded|could not download"
+            r"|Max retries exceeded|could not download|rsync error: timeout"
         ),
     ),
 )

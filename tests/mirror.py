@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -105,6 +106,30 @@ def dripping() -> Iterator[str]:
 
     with listening(Drip, what="a drip") as server:
         yield server.url
+
+
+@contextlib.contextmanager
+def silent(greeting: bytes = b"") -> Iterator[int]:
+    """The port of a server that takes every connection, says `greeting`, and nothing more while it is there."""
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    kept.append(connection)
+                    connection.sendall(greeting)
+
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)  # wakes the one who waits for a connection
+            thread.join()
+            for connection in kept:
+                connection.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -45,6 +45,7 @@ def harness() -> None:
         "golden harness install --profile ost",
         "golden harness install --profile ost --distribution rocky9 --to /srv/ost-images --key ~/.ssh/ci",
         "golden harness install --profile ost --move    # to the versions that are installed now",
+        "golden harness install --profile ost --group ost    # its members may log in to the images",
     )
 )
 @_profile
@@ -52,6 +53,9 @@ def harness() -> None:
 @_folder
 @images_option
 @key_option
+@click.option(
+    "--group", metavar="NAME", help="Its members may read the key, of which the folder gets a copy.  [default: a link]"
+)
 @click.option("--move", is_flag=True, help="Let images lead to other versions than so far.")
 @click.option("--dry-run", is_flag=True, help="Say what would be laid out.")
 @json_option
@@ -63,13 +67,14 @@ def install(
     folder: Path,
     installed: Path,
     key: Path | None,
+    group: str | None,
     move: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Lay out a flat folder of the installed images, by links: nothing is copied, and an upgrade moves nothing."""
     key = key or session.key
-    layout = ost.plan(installed.absolute(), distribution=distribution, folder=folder.absolute(), key=key)
+    layout = ost.plan(installed.absolute(), distribution=distribution, folder=folder.absolute(), key=key, group=group)
     found = ost.changes(layout) if dry_run else ost.install(layout, is_moved=move)
     if as_json:
         print_json(layout.model_dump(mode="json") | {"changes": [change.model_dump() for change in found]})
@@ -91,16 +96,37 @@ def install(
     epilog=examples(
         'eval "$(golden harness env --profile ost)"',
         "golden harness env --profile ost --distribution rocky9 --json",
+        "OST_IMAGES_DIR=/srv/ost-images golden harness env --profile ost",
     )
 )
 @_profile
-@_distribution
-@_folder
+@click.option(
+    "--distribution",
+    metavar="NAME",
+    envvar="OST_IMAGES_DISTRO",
+    show_envvar=True,
+    help="[default: the only one that is there]",
+)
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=ost.FOLDER,
+    show_default=True,
+    envvar="OST_IMAGES_DIR",
+    show_envvar=True,
+    help="The flat folder.",
+)
 @click.option("--prefix", default="golden", show_default=True, help="What the names of the packages begin with.")
 @json_option
 def env(profile: str, distribution: str | None, folder: Path, prefix: str, as_json: bool) -> None:
-    """Print the variables that the harness reads, for a shell. What is set already stays as it is."""
+    """Print the variables that the harness reads, for a shell. What is set already stays, and the rest follows it."""
     found = ost.environment(folder.absolute(), distribution=distribution, set_already=os.environ, prefix=prefix)
+    if not os.access(key := found["OST_IMAGES_SSH_KEY"], os.R_OK):
+        click.echo(
+            f"golden: {key} is not yours to read; whoever laid it out can: golden harness install --group NAME",
+            err=True,
+        )
     if as_json:
         print_json(found)
         return

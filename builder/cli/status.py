@@ -37,7 +37,11 @@ _DAY_S = 86400
 def status(
     session: Session, installed: Path, repo_file: Path | None, prefix: str, no_channel: bool, as_json: bool
 ) -> None:
-    """Show installed images, how old they are, what the channel has, who uses them, and what could be freed."""
+    """Show installed images, how old they are, what the channel has, who uses them, and what could be freed.
+
+    Leases are those of one state directory, the caller's or --state: root does not see other users'. Machines of others
+    that run count as users of their images all the same.
+    """
     channel = {} if no_channel else _channel(session, prefix=prefix, repo_file=repo_file)
     with libvirt.connect() as connection:
         found = look(
@@ -52,6 +56,8 @@ def status(
         print_json(_facts(found))
         return
     _print(found)
+    if found.images:
+        click.echo(f"leases are those of {session.state}; of others, what runs is counted")
 
 
 def _channel(session: Session, *, prefix: str, repo_file: Path | None) -> dict[str, str]:

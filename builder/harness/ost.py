@@ -3,7 +3,7 @@
     TO/rocky9-base.qcow2                -> IMAGES/rocky9-base-20261121.1.qcow2, the file itself and not its moving link
     TO/rocky9-base-20261121.1.qcow2     -> the same; backing names are relative, so every file of a chain is here too
     TO/rocky9-base-pkglist.txt          sorted, as `rpm -qa` says it; -pkglist-diff.txt: against the parent's
-    TO/rocky9_id_rsa, rocky9_id_rsa.pub -> the key that the images let in
+    TO/rocky9_id_rsa, rocky9_id_rsa.pub -> the key that the images let in; for a group it is a copy, 0640
 
 `dnf upgrade` moves nothing here, and the environment names versioned files: an overlay keeps what it stands on.
 """
@@ -11,12 +11,14 @@
 from __future__ import annotations
 
 import difflib
+import grp
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from builder import store
-from builder.errors import ConfigError, VerifyError, did_you_mean
+from builder.errors import ConfigError, HostError, VerifyError, did_you_mean
 from builder.frozen import Frozen
 from builder.model import Build, version_key
 from builder.tools import qcow2
@@ -39,13 +41,22 @@ _EPOCH = re.compile(r"-\d+:(?=[^-]+-[^-]+$)")
 
 
 class Layout(Frozen):
-    """All of the folder, decided. links: name -> what it leads to. texts: name -> content. images: image -> version."""
+    """All of the folder, decided. links: name -> what it leads to. texts: name -> content. images: image -> version.
+
+    key: the private one. group: who may read a copy of it, by number; None for a link to it.
+    """
 
     distribution: str
     folder: Path
     links: dict[str, Path]
     texts: dict[str, str]
     images: dict[str, str]
+    key: Path
+    group: int | None = None
+
+    @property
+    def key_name(self) -> str:
+        return f"{self.distribution}_id_rsa"
 
 
 class Change(Frozen):
@@ -56,8 +67,10 @@ class Change(Frozen):
     new: str
 
 
-def plan(images: Path, *, distribution: str | None, folder: Path, key: Path | None) -> Layout:
+def plan(images: Path, *, distribution: str | None, folder: Path, key: Path | None, group: str | None = None) -> Layout:
     """Decide the layout. images: folder of installed images. distribution: may be None if there is one only.
+
+    group: its members may read the key.
 
     Raises ConfigError for what is not installed or without a key, VerifyError if a link leads nowhere.
     """
@@ -99,9 +112,27 @@ def plan(images: Path, *, distribution: str | None, folder: Path, key: Path | No
             links[f"{build.image}.qcow2"] = chain[depth]
             texts |= _lists(build.image, chain[depth:], builds[depth:])
             versions[build.image] = build.version
-    links[f"{wanted}_id_rsa"] = key.resolve()
     links[f"{wanted}_id_rsa.pub"] = key.with_name(f"{key.name}.pub").resolve()
-    return Layout(distribution=wanted, folder=folder, links=links, texts=texts, images=versions)
+    if group is None:
+        links[f"{wanted}_id_rsa"] = key.resolve()
+    return Layout(
+        distribution=wanted,
+        folder=folder,
+        links=links,
+        texts=texts,
+        images=versions,
+        key=key.resolve(),
+        group=None if group is None else _group(group),
+    )
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(
+            f"there is no group '{name}' on this host", try_next=f"groupadd {name}, and add the harness's users to it"
+        ) from None
 
 
 def _is_newer(version: str, than: str | None) -> bool:
@@ -156,7 +187,7 @@ def install(layout: Layout, *, is_moved: bool) -> list[Change]:
             "an overlay that was made on it by its plain name would be destroyed without a word",
             try_next="golden harness install --move, once no such overlay is left; or another folder",
         )
-    foreign = [name for name in layout.links if _is_foreign(layout.folder / name)]
+    foreign = [name for name in (*layout.links, layout.key_name) if _is_foreign(layout.folder / name, layout)]
     if foreign:
         raise ConfigError(
             f"{layout.folder / foreign[0]} is there and is no link", try_next="another folder, or remove what is in it"
@@ -165,13 +196,41 @@ def install(layout: Layout, *, is_moved: bool) -> list[Change]:
     # Files before the names that lead to them: a reader finds a whole chain or no image.
     for name in sorted(layout.links, key=lambda name: name.removesuffix(".qcow2") in layout.images):
         _link(layout.folder / name, layout.links[name])
+    if layout.group is not None:
+        _give(layout.key, layout.folder / layout.key_name, group=layout.group)
     for name, text in layout.texts.items():
         store.write_atomically(layout.folder / name, text)
     return moves
 
 
-def _is_foreign(path: Path) -> bool:
-    return path.exists() and not path.is_symlink()
+def _is_foreign(path: Path, layout: Layout) -> bool:
+    if not path.exists() or path.is_symlink():
+        return False
+    # The copy for a group, of this very key.
+    return path.name != layout.key_name or path.read_bytes() != layout.key.read_bytes()
+
+
+def _give(key: Path, path: Path, *, group: int) -> None:
+    """A copy of `key` that members of the group may read, and nobody else, at no moment.
+
+    ssh takes a key that others may read if it is not its user's own: a member's, that is, and not the owner's.
+    Source: OpenSSH, authfile.c, sshkey_perm_ok.
+    """
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(key.read_bytes())
+            os.fchown(handle, -1, group)
+            os.fchmod(handle, 0o640)
+        part.rename(path)
+    except PermissionError as error:
+        part.unlink(missing_ok=True)
+        raise HostError(
+            f"the key could not be given to the group {grp.getgrgid(group).gr_name}: {error.strerror}",
+            try_next="run it as root, or as a member of that group",
+        ) from error
 
 
 def _link(path: Path, target: Path) -> None:
@@ -184,13 +243,16 @@ def _link(path: Path, target: Path) -> None:
 
 
 def environment(
-    folder: Path, *, distribution: str | None, set_already: Mapping[str, str], prefix: str = "golden"
+    folder: Path | None, *, distribution: str | None, set_already: Mapping[str, str], prefix: str = "golden"
 ) -> dict[str, str]:
     """The variables that a harness reads. Images are named by their versioned files.
 
-    prefix: what the names of the packages begin with. set_already: variables of the caller's go before.
-    Raises ConfigError if nothing is laid out in `folder`.
+    folder, distribution: those of OST_IMAGES_DIR and OST_IMAGES_DISTRO if None, else the default one, and the only one.
+    prefix: what the names of the packages begin with. set_already: variables of the caller's go before what is found.
+    Raises ConfigError if nothing is laid out in the folder.
     """
+    folder = folder or Path(set_already.get("OST_IMAGES_DIR") or FOLDER)
+    distribution = distribution or set_already.get("OST_IMAGES_DISTRO") or None
     keys = sorted(folder.glob("*_id_rsa"))
     known = [path.name.removesuffix("_id_rsa") for path in keys]
     if not known:
@@ -211,6 +273,8 @@ def environment(
     for layer, variable in _VARIABLES.items():
         link = folder / f"{name}-{layer}.qcow2"
         if not link.is_symlink():
+            if link.exists():  # a folder that was copied, with the files themselves
+                found[f"OST_IMAGES_{variable}"] = str(link)
             continue
         file = link.resolve()
         if not file.exists():
@@ -221,4 +285,5 @@ def environment(
         found[f"OST_IMAGES_{variable}"] = str(file)
         image, _, version = file.stem.rpartition("-")
         found[f"OST_IMAGES_{variable}_PACKAGE"] = f"{prefix}-{image}-image-{version}"
-    return found | {key: value for key, value in set_already.items() if key in found}
+    chosen = ("OST_IMAGES_DIR", "OST_IMAGES_DISTRO")  # what is found has followed them
+    return found | {key: value for key, value in set_already.items() if key in found and key not in chosen}

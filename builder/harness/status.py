@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import clones, store
-from builder.clones import holds
+from builder.clones import holds, in_use
 from builder.clones.collection import Garbage, collect
 from builder.errors import VerifyError
 from builder.frozen import Frozen
@@ -19,7 +19,8 @@ from builder.tools.libvirt import Connection
 class Installed(Frozen):
     """One version of an image. age_s: since it was built. channel: the newest version there, None if it has none.
 
-    is_current: whether a link leads to it, or to an image that stands on it. used_by: clones with a lease on its file.
+    is_current: whether a link leads to it, or to an image that stands on it. used_by: clones with a lease on its file,
+    and machines of this host that run on it, whoever they belong to.
     held_by: bundles whose disks stand on it.
     """
 
@@ -77,13 +78,18 @@ def look(
     now: datetime,
     note: Callable[[str], None],
 ) -> Status:
-    """images: folder of installed images. channel: image -> newest version. Nothing is changed."""
+    """images: folder of installed images. channel: image -> newest version. Nothing is changed.
+
+    Leases are those of `state`. Of others, only what runs is seen.
+    """
     current, damaged = _current(images)
     users: dict[Path, list[str]] = {}
     leases = list(clones.whole_leases(state))
     for lease in leases:
         for file in lease.files:
             users.setdefault(file.resolve(), []).append(lease.name)
+    ours = {lease.domain_name for lease in leases}
+    running = {name: disks for name, disks in in_use.machines().items() if name not in ours}
     bundles: dict[Path, list[Path]] = {}
     for hold in holds.holds(state):
         for file in hold.files:
@@ -93,12 +99,13 @@ def look(
         file = facts.with_suffix(".qcow2").resolve()
         if file.exists():
             build = store.read_build(facts)
+            others = [name for name, disks in running.items() if any(in_use.is_same(file, disk) for disk in disks)]
             found.append(
                 _installed(
                     build,
                     file,
                     is_current=file in current,
-                    used_by=tuple(sorted(users.get(file, []))),
+                    used_by=tuple(sorted([*users.get(file, []), *others])),
                     held_by=tuple(sorted(bundles.get(file, []))),
                     channel=channel,
                     now=now,

@@ -180,9 +180,9 @@ class _Download:
                 offset = self._agreed_offset(answer, offset)
                 return self._receive(answer, offset)
         except requests.exceptions.SSLError as error:  # a certificate does not get better by asking again
-            raise self._failed(_reason(error)) from error
+            raise self._failed(innermost(error)) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise _Passing(_reason(error)) from error
+            raise _Passing(innermost(error)) from error
         except requests.RequestException as error:
             raise self._failed(str(error)) from error
 
@@ -290,7 +290,7 @@ class _Progress:
         self._note(", ".join(words))
 
 
-def _reason(error: requests.RequestException) -> str:
+def innermost(error: requests.RequestException) -> str:
     """The innermost cause: requests and urllib3 wrap it several times."""
     cause: BaseException = error
     while (inner := cause.__cause__ or cause.__context__) is not None:

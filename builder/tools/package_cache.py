@@ -30,9 +30,10 @@ from urllib.parse import quote, unquote, urlsplit
 import requests
 from pydantic import ValidationError
 
+from builder.errors import ToolError
 from builder.frozen import Frozen
 from builder.store import sha256, write_atomically
-from builder.tools.download import Patience, Slow, blocks
+from builder.tools.download import Patience, Slow, blocks, innermost, shown
 from builder.tools.webserver import Server, listening
 
 # A package that no build has asked for in this time is of a release that is over.
@@ -58,15 +59,20 @@ def caching(upstream: str, *, cache: Path, patience: Patience = _PATIENCE) -> It
 
     cache: shared by all builds of this host, at the same time too. Files unused for 30 days are removed from it.
     Raises HostError if no address can be had. What the upstream refuses, the client is refused with the same status;
-    an upstream that does not answer, or not in the time of `patience`, is a 502 that says so.
+    an upstream that does not answer, or not in the time of `patience`, is a 502 that says so. The client tells
+    its own user of this host's address alone: a ToolError that leaves the block is told of the upstream as well.
     """
     name = re.sub(r"[^a-z0-9.]+", "-", upstream.lower()).strip("-")[-60:]
     folder = cache / f"{name}-{hashlib.sha256(upstream.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     _forget_unused(folder)
     mirror = _Mirror(upstream.rstrip("/"), folder, patience)
-    with listening(partial(_Handler, mirror), what=upstream) as server:
-        yield server
+    with listening(partial(_Handler, mirror), what=shown(upstream)) as server:
+        try:
+            yield server
+        except ToolError as error:
+            error.details += [("mirror", reason) for reason in mirror.unanswered.values()][-1:]
+            raise
 
 
 def damaged(cache: Path) -> list[Path]:
@@ -103,13 +109,17 @@ class _Refused(Exception):
 
 
 class _Mirror:
-    """The repository and its folder; `get` is called from many threads."""
+    """The repository and its folder; `get` is called from many threads.
+
+    unanswered: path -> why it was not to be had when it was asked for last, for want of an upstream that answers.
+    """
 
     def __init__(self, upstream: str, folder: Path, patience: Patience) -> None:
         self._upstream = upstream
         self._patience = patience
         self._folder = folder
         self._repomd = ""
+        self.unanswered: dict[str, str] = {}
         self._threads = threading.local()
 
     def get(self, path: str) -> Path:
@@ -136,8 +146,8 @@ class _Mirror:
             conditions["If-None-Match"] = kept.etag
         elif kept and kept.last_modified:
             conditions["If-Modified-Since"] = kept.last_modified
+        url = f"{self._upstream}/{quote(path)}"
         try:
-            url = f"{self._upstream}/{quote(path)}"
             # identity: what is stored are the file's own bytes, not a transfer's.
             headers = {"Accept-Encoding": "identity", **conditions}
             limits_s = (self._patience.connect_s, self._patience.read_s)
@@ -145,17 +155,22 @@ class _Mirror:
                 if answer.status_code == HTTPStatus.NOT_MODIFIED and kept:
                     found = kept.model_copy(update={"seen_with": self._repomd})
                 elif answer.status_code == HTTPStatus.OK:
-                    found = self._store(answer, file)
+                    found = self._store(answer, path, file)
                 else:
                     raise _Refused(answer.status_code, f"{url} answers {answer.status_code}")
         except requests.RequestException as error:
-            raise _Refused(HTTPStatus.BAD_GATEWAY, f"{self._upstream} does not answer: {error}") from error
+            raise self._unanswered(path, f"{shown(self._upstream)} does not answer: {innermost(error)}") from error
         except Slow as error:
-            raise _Refused(HTTPStatus.BAD_GATEWAY, f"{url} is too slow: {error}") from error
+            raise self._unanswered(path, f"{shown(url)} is too slow: {error}") from error
+        self.unanswered.pop(path, None)
         write_atomically(_facts(file), found.model_dump_json())
         return found
 
-    def _store(self, answer: requests.Response, file: Path) -> _Kept:
+    def _unanswered(self, path: str, reason: str) -> _Refused:
+        self.unanswered[path] = reason
+        return _Refused(HTTPStatus.BAD_GATEWAY, reason)
+
+    def _store(self, answer: requests.Response, path: str, file: Path) -> _Kept:
         """Write aside, look at the length, rename."""
         part = file.with_name(f".{file.name}.part")
         digest, length = hashlib.sha256(), 0
@@ -167,7 +182,7 @@ class _Mirror:
                     length += len(chunk)
             declared = answer.headers.get("Content-Length")
             if declared is not None and int(declared) != length:
-                raise _Refused(HTTPStatus.BAD_GATEWAY, f"{answer.url} is cut short: {length} of {declared} bytes")
+                raise self._unanswered(path, f"{shown(answer.url)} is cut short: {length} of {declared} bytes")
             # The old facts go first: no moment at which they could stand for the new bytes.
             _facts(file).unlink(missing_ok=True)
             part.rename(file)

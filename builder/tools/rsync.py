@@ -15,6 +15,8 @@ from builder import run
 _TIMEOUT_S = 6 * 3600.0
 # Seconds without a byte after which rsync gives up.
 _SILENCE_S = 300
+# It says so itself.
+_GRACE_S = 60
 
 # No questions: of a host whose key is not known, or of a password.
 _SSH = "ssh -o BatchMode=yes -o ConnectTimeout=30"
@@ -39,12 +41,14 @@ def copy_file(file: Path, target: str, *, log: Path) -> None:
 
 def fetch_file(source: str, file: Path) -> None:
     """Raises ToolError if it is not there, or the target cannot be reached."""
-    run.query([*_rsync(source), source, file], why=f"read {source}", timeout_s=_SILENCE_S)
+    run.query([*_rsync(source), source, file], why=f"read {source}", timeout_s=_SILENCE_S + _GRACE_S)
 
 
 def names(folder: str) -> list[str]:
     """What a target's folder holds. Raises HostError or ToolError."""
-    listed = run.query([*_rsync(folder), "--list-only", f"{folder}/"], why=f"list {folder}", timeout_s=_SILENCE_S)
+    listed = run.query(
+        [*_rsync(folder), "--list-only", f"{folder}/"], why=f"list {folder}", timeout_s=_SILENCE_S + _GRACE_S
+    )
     # "drwxr-xr-x          4,096 2026/11/21 15:28:00 20261121.1", a name last, which may hold blanks.
     return [parts[4] for line in listed.splitlines() if len(parts := line.split(maxsplit=4)) == 5 and parts[4] != "."]
 

@@ -57,7 +57,7 @@ def listening(
     """
     try:
         server = _HttpServer((host, port), handler)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:  # also a name that cannot be encoded as one
         raise HostError(f"could not serve {what} on {host} port {port}: {error}") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -24,6 +24,7 @@ from benchmarks import (
     nights,
     overhead,
     package_install,
+    parallel_tests,
     plan,
     publish,
     real_sparrowdo,
@@ -275,6 +276,56 @@ def test_tests_are_left_out_that_would_come_too_late() -> None:
     assert not bootstrap_once.is_time_for_more(took, took, until_s=now_s + 119)
 
 
+class Told:
+    """In the place of golden: it does nothing, and says what a benchmark asks it for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state, self.words = folder / "state", list[tuple[str, ...]]()
+        (self.state / "clones/bench-bootstrap").mkdir(parents=True)
+        (self.state / "clones/bench-bootstrap/disk.qcow2").write_bytes(bytes(8192))
+
+    def __call__(self, *words: str) -> str:
+        self.words.append(words)
+        return ""
+
+    def json(self, *words: str) -> Any:
+        self.words.append(words)
+        if words[0] == "build":
+            return [{"accelerator": "tcg", "size_bytes": 2**20}]
+        return {"results": [{"outcomes": [{"boot_s": 1.5}]}]}
+
+
+def test_a_bootstrap_in_each_test_stands_beside_one_in_the_image(tmp_path: Path) -> None:
+    golden = Told(tmp_path)
+    found = bootstrap_once.measure(golden, tmp_path, tests=2, until_s=time.monotonic() + 600)  # type: ignore[arg-type]
+    images = [words[-1] for words in golden.words if words[:2] == ("clone", "create")]
+    assert images == ["sandbox-upgrade", bootstrap_once.IMAGE] * 2
+    found |= conditions.Run().said(accelerator="tcg")
+    for way, seconds in (("each", 60.0), ("once", 30.0)):
+        for test in found[way]["tests"]:
+            test["seconds"] = seconds
+    bootstrap_once.plot(found, tmp_path / "plot.svg")
+    text = " ".join(on_page(bootstrap_once.section(found), found, tmp_path).split())
+    assert "Measured: the build, and 2 of the tests in each way" in text
+    assert "| 70, extrapolated | 4200 | 2100 |" in text
+    assert "70 tests: with the bootstrap in each, 2.0 times the time, extrapolated." in text
+
+
+def test_tests_in_parallel_stand_beside_those_one_after_the_other(tmp_path: Path) -> None:
+    memory = {"stem": "demo", "circumstances": {"memory_mib": 64}}
+    found = parallel_tests.measure(Told(tmp_path), memory, "demo", cold=True)  # type: ignore[arg-type]
+    assert [(it["jobs"], it["tests"], it["is_cold"]) for it in found["runs"]][:3] == [
+        (1, 2, False),
+        (2, 4, False),
+        (4, 8, False),
+    ]
+    for it in found["runs"]:
+        it["seconds"] = 12.0
+    parallel_tests.plot(found, tmp_path / "plot.svg")
+    text = " ".join(on_page(parallel_tests.section(found), found, tmp_path).split())
+    assert "From memory, 1 at once: 4.0 times the time for each test of that with 4 at once." in text
+
+
 def test_clones_say_which_limits_were_kept(tmp_path: Path) -> None:
     found: dict[str, Any] = {
         "image": "demo",
@@ -330,8 +381,9 @@ def test_what_was_measured_by_tests_is_drawn(tmp_path: Path) -> None:
     assert "| the bootstrap | 10 |" in on_page(real_sparrowdo.section(real), real, tmp_path)
     trials = [{"scenario": "build", "kind": "SIGKILL for golden", "wrong": wrong} for wrong in ([], ["a lock is left"])]
     found: dict[str, Any] = {"trials": trials, "seed": 1, "tried": 2, "survived": 1, "planned": 3, "missed": 0}
-    found |= {"places": 2, "seconds": 1.0, "dnf_installations": 1}
+    found |= {"places": 2, "seconds": 1.0, "dnf_installations": 1, "pairs_covered": ["a"], "pairs_left": ["b", "c"]}
     torture.plot(found, tmp_path / "torture.svg")
     text = " ".join(on_page(torture.section(found), found, tmp_path).split())
     assert "| build | 2 | 1 |" in text
     assert "there was no time for 1 more" in text
+    assert "The trials are of 1 of the 3 pairs of a command and a kind of fault" in text

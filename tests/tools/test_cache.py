@@ -18,6 +18,7 @@ from builder.tools import qemu_img
 from tests.commands import Ended, started
 from tests.keys import Signer, signing
 from tests.mirror import File, Mirror, mirror
+from tests.tools.test_corruption import flip
 
 
 def iso(content: bytes, *, declared: int | None = None) -> bytes:
@@ -431,11 +432,23 @@ def test_prune_leaves_what_is_in_use(project: Project) -> None:
 def test_a_file_that_was_changed_in_the_cache_is_not_used(project: Project) -> None:
     project.source(f'dvd = "{project.server.put("x.iso", DVD)}"')
     file = project.fetched()
-    file.chmod(0o644)
-    file.write_bytes(OTHER_DVD)
     cache = Cache(project.folder / "state")
-    with pytest.raises(VerifyError, match=f"{file} was changed after it was downloaded"), cache.in_use(file):
+    with cache.in_use(file):
         pass
+    flip(file)  # its size and times are what they were
+    with pytest.raises(VerifyError, match=f"{file} was changed after it was downloaded") as told, cache.in_use(file):
+        pass
+    assert told.value.try_next == f"rm -r {file.parent}  and run the same command again"
+
+
+def test_a_build_takes_no_download_that_rotted(project: Project, open_path: Path) -> None:
+    project.source(f'dvd = "{project.server.put("x.iso", DVD)}", sha256 = "{sha256(DVD)}"')
+    state = ("--state", str(open_path / "state"))  # where libvirt's QEMU may read
+    file = Path(project(*state, "cache", "fetch", "--json").json["trial-base"])
+    project(*state, "plan")  # by now its digest is remembered, as are its size and times
+    flip(file)
+    ended = project(*state, "build", "trial-base", expect=5)
+    assert f"golden: error: {file} was changed after it was downloaded" in ended.stderr
 
 
 def test_waiting_for_a_download_ends_with_a_signal(project: Project) -> None:

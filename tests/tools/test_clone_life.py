@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -562,6 +563,41 @@ def test_what_a_killed_destroy_leaves_is_collected(golden: Command, is_whole: bo
     assert _left(golden) == []
 
 
+@pytest.mark.parametrize("place", ["clone.off", "clone.gone"])
+def test_a_destroy_killed_for_real_is_finished_by_the_next_or_collected(golden: Command, place: str) -> None:
+    golden.create(golden.prefix, "--no-wait")
+    code, _, _ = golden("destroy", golden.prefix, GOLDEN_FAULT=f"{place}:kill")
+    assert code == -signal.SIGKILL
+    assert golden.connection.find(f"golden-{golden.prefix}") is None
+    if place == "clone.off":
+        # All of it is there but the machine, which a start brings back.
+        assert [it["state"] for it in golden.json("list")] == ["off"]
+        golden.json("start", golden.prefix, "--no-wait")
+        assert golden.json("destroy", golden.prefix)["destroyed"] == [golden.prefix]
+    else:
+        assert golden.json("list") == []
+        assert [it["kind"] for it in golden.json("gc", "--dry-run")] == ["rest"]
+        golden.create(golden.prefix, "--no-start")  # the name is free
+        golden.json("destroy", golden.prefix)
+    golden.json("gc")
+    assert _left(golden) == []
+
+
+def test_of_two_processes_that_create_the_same_name_at_once_one_wins(golden: Command) -> None:
+    words = ("create", golden.prefix, "--image", IMAGE, "--memory", "64 MiB", "--no-wait")
+    with golden.started(*words) as one, golden.started(*words) as other:
+        ended = sorted((it.communicate(timeout=120)[1], it.returncode) for it in (one, other))
+    (lost,) = [(said, code) for said, code in ended if code != 0]
+    assert len(ended) == 2
+    # It came while the other was at work on it, or when it was done.
+    expected = {3: f"could not lock the clone '{golden.prefix}'", 2: f"there is a clone '{golden.prefix}' already"}
+    assert expected[lost[1]] in lost[0]
+    assert [(it["name"], it["state"]) for it in golden.json("list")] == [(golden.prefix, "running")]
+    golden.json("destroy", golden.prefix)
+    golden.json("gc")
+    assert _left(golden) == []
+
+
 def test_a_machine_without_a_clone_and_a_damaged_lease_are_collected(golden: Command) -> None:
     names = [f"{golden.prefix}-{n}" for n in (1, 2)]
     golden.create(golden.prefix, "--count", "2", "--no-wait")
@@ -586,6 +622,25 @@ def _left(golden: Command) -> list[str]:
     left = [str(path) for path in (golden.state / "clones").iterdir() if path.name not in (".locks", ".bases")]
     left += [str(path) for path in (golden.state / "clones/.bases").iterdir()]
     return left + [it.name for it in golden.connection.domains() if golden.prefix in it.name]
+
+
+def test_the_example_in_the_documentation_runs(
+    golden: Command, open_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands, but for the machine's name and KVM, on an image without a guest that would answer."""
+    page = (Path(__file__).parents[2] / "docs/clones.md").read_text()
+    (text,) = re.findall(r"^## From Python\n```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    text = text.replace('name="web1"', f'name="{golden.prefix}"').replace('accelerator="kvm"', 'accelerator="tcg"')
+    (golden.store.images / "rocky9-web-installed.qcow2").symlink_to(f"{IMAGE}-20261121.1.qcow2")
+    monkeypatch.setattr(clones, "INSTALLED_IMAGES", golden.store.images)
+    monkeypatch.setattr("builder.store.default_state", lambda: golden.state)
+    said: list[clones.Lease] = []
+    monkeypatch.setattr(clones, "wait", lambda lease, **_more: said.append(lease))
+    monkeypatch.setenv("PATH", fake(open_path, "ssh", 'for w; do :; done; echo "ran $w"')["PATH"])
+    exec(compile(text, "docs/clones.md", "exec"), {})
+    assert capsys.readouterr().out == "ran uname -r\n\n"
+    assert [(lease.name, lease.memory_mib) for lease in said] == [(golden.prefix, 2048)]
+    assert clones.names(golden.state) == []
 
 
 # --- into the guest, with fake programs ------------------------------------------------------------------------

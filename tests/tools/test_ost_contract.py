@@ -6,16 +6,19 @@ By dnf-installed images of a few hundred KiB. What is expected of a guest: tests
 from __future__ import annotations
 
 import concurrent.futures
+import grp
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from builder.errors import ConfigError, VerifyError
+from builder.errors import ConfigError, HostError, VerifyError
 from builder.harness import ost
 from builder.model import Build
 from builder.run import query
@@ -144,6 +147,65 @@ def test_the_key_pair_is_the_projects_own(slave: Client) -> None:
     assert (folder / "sandbox_id_rsa.pub").read_text().startswith("ssh-ed25519 ")
 
 
+def test_members_of_a_group_may_read_the_key_and_ssh_takes_it(slave: Client, open_path: Path) -> None:
+    """Several users share a host. As nobody, whose group it is given to; the key itself stays as it is."""
+    nobody, key, folder = pwd.getpwnam("nobody"), slave.folder / "id", open_path / "ost-images"
+    group = grp.getgrgid(nobody.pw_gid).gr_name
+    for _ in range(2):
+        layout = ost.plan(slave.images, distribution=None, folder=folder, key=key, group=group)
+        ost.install(layout, is_moved=False)
+        shared = folder / "sandbox_id_rsa"
+        status = shared.stat()
+        assert (status.st_mode & 0o777, status.st_gid, shared.is_symlink()) == (0o640, nobody.pw_gid, False)
+    assert key.stat().st_mode & 0o777 == 0o600
+    argv = ["ssh-keygen", "-y", "-f", str(shared)]
+    who: dict[str, Any] = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    public = subprocess.run(argv, capture_output=True, text=True, check=True, **who).stdout
+    assert public.split()[:2] == (folder / "sandbox_id_rsa.pub").read_text().split()[:2]
+    # Back to a link, and no further: what is not a copy of the key is not golden's.
+    ost.install(ost.plan(slave.images, distribution=None, folder=folder, key=key), is_moved=False)
+    assert shared.readlink() == key
+    shared.unlink()
+    shared.write_text("another's")
+    with pytest.raises(ConfigError, match=r"sandbox_id_rsa is there and is no link"):
+        ost.install(layout, is_moved=False)
+
+
+def test_a_key_is_given_to_no_group_that_there_is_not_and_to_none_that_may_not_be(
+    slave: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, folder = slave.folder / "id", tmp_path / "flat"
+    with pytest.raises(ConfigError, match="there is no group 'nonesuch' on this host"):
+        ost.plan(slave.images, distribution=None, folder=folder, key=key, group="nonesuch")
+    layout = ost.plan(slave.images, distribution=None, folder=folder, key=key, group="root")
+
+    def refuse(*_words: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(HostError, match="the key could not be given to the group root: Operation not permitted"):
+        ost.install(layout, is_moved=False)
+    assert not [path for path in folder.iterdir() if "id_rsa" in path.name and path.suffix != ".pub"]
+
+
+def test_who_may_not_read_the_key_is_told(open_path: Path) -> None:
+    folder, nobody = open_path, pwd.getpwnam("nobody")
+    (folder / "sandbox_id_rsa").touch(mode=0o600)
+    # Everything is imported before the rights are given up: the interpreter itself may lie where only root may look.
+    program = f"""if True:
+        import os
+        import builder.cli.harness
+        from builder.cli import golden
+        os.setgroups([]), os.setgid({nobody.pw_gid}), os.setuid({nobody.pw_uid})
+        golden(["harness", "env", "--profile", "ost", "--to", {str(folder)!r}])
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"{folder}/sandbox_id_rsa is not yours to read; whoever laid it out can: golden harness install --group" in (
+        ended.stderr
+    )
+    assert f"export OST_IMAGES_DIR={folder}\n" in ended.stdout
+
+
 def test_rpm_names_the_package_of_an_image(slave: Client) -> None:
     folder = lay_out(slave)
     found = ost.environment(folder, distribution=None, set_already={})
@@ -191,11 +253,64 @@ def test_each_layer_of_the_harness_has_its_variable(tmp_path: Path, layer: str, 
     assert renamed[f"OST_IMAGES_{variable}_PACKAGE"] == f"acme-el9-{layer}-image-20261121.1"
 
 
-def test_everything_can_be_overridden(slave: Client) -> None:
+def test_each_variable_can_be_overridden_by_itself(slave: Client) -> None:
     folder = lay_out(slave)
     plain = ost.environment(folder, distribution=None, set_already={})
-    own = dict.fromkeys(plain, "mine")
-    assert ost.environment(folder, distribution=None, set_already=own | {"OTHER": "x"}) == own
+    for name in plain.keys() - {"OST_IMAGES_DIR", "OST_IMAGES_DISTRO"}:
+        found = ost.environment(folder, distribution=None, set_already={name: "mine", "OTHER": "x"})
+        assert found == plain | {name: "mine"}
+
+
+def test_the_folder_that_is_set_is_where_everything_is_looked_for(slave: Client, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    lay_out(slave).rename(moved)
+    found = ost.environment(None, distribution=None, set_already={"OST_IMAGES_DIR": str(moved)})
+    assert found["OST_IMAGES_DIR"] == str(moved)
+    assert found["OST_IMAGES_SSH_KEY"] == str(moved / "sandbox_id_rsa")
+    assert found["OST_IMAGES_BASE"] == str(slave.images.resolve() / "sandbox-base-20261121.1.qcow2")
+    # What is said on the command line goes before.
+    elsewhere = lay_out(slave)
+    found = ost.environment(elsewhere, distribution=None, set_already={"OST_IMAGES_DIR": str(moved)})
+    assert (found["OST_IMAGES_DIR"], found["OST_IMAGES_SSH_KEY"]) == (
+        str(elsewhere),
+        str(elsewhere / "sandbox_id_rsa"),
+    )
+    with pytest.raises(ConfigError, match="nothing is laid out in /none"):
+        ost.environment(None, distribution=None, set_already={"OST_IMAGES_DIR": "/none"})
+
+
+def test_the_distribution_that_is_set_is_the_one_of_several(tmp_path: Path) -> None:
+    for name in ("el8", "el9"):
+        (tmp_path / f"{name}-base-20261121.1.qcow2").touch()
+        (tmp_path / f"{name}-base.qcow2").symlink_to(f"{name}-base-20261121.1.qcow2")
+        (tmp_path / f"{name}_id_rsa").touch()
+    with pytest.raises(ConfigError, match="there are several distributions in"):
+        ost.environment(tmp_path, distribution=None, set_already={})
+    for name in ("el8", "el9"):
+        found = ost.environment(tmp_path, distribution=None, set_already={"OST_IMAGES_DISTRO": name})
+        assert found == {
+            "OST_IMAGES_DIR": str(tmp_path),
+            "OST_IMAGES_DISTRO": name,
+            "OST_IMAGES_SSH_KEY": str(tmp_path / f"{name}_id_rsa"),
+            "OST_IMAGES_BASE": str(tmp_path / f"{name}-base-20261121.1.qcow2"),
+            "OST_IMAGES_BASE_PACKAGE": f"golden-{name}-base-image-20261121.1",
+        }
+    with pytest.raises(ConfigError, match="'el10' is not laid out in"):
+        ost.environment(tmp_path, distribution=None, set_already={"OST_IMAGES_DISTRO": "el10"})
+
+
+def test_a_folder_copied_with_its_files_has_its_variables(slave: Client, tmp_path: Path) -> None:
+    """No package owns what is in it."""
+    copied = tmp_path / "copied"
+    shutil.copytree(lay_out(slave), copied)
+    found = ost.environment(None, distribution=None, set_already={"OST_IMAGES_DIR": str(copied)})
+    assert found == {
+        "OST_IMAGES_DIR": str(copied),
+        "OST_IMAGES_DISTRO": "sandbox",
+        "OST_IMAGES_SSH_KEY": str(copied / "sandbox_id_rsa"),
+        "OST_IMAGES_BASE": str(copied / "sandbox-base.qcow2"),
+        "OST_IMAGES_UPGRADE": str(copied / "sandbox-upgrade.qcow2"),
+    }
 
 
 def test_a_shell_reads_it(slave: Client) -> None:
@@ -213,6 +328,10 @@ def test_a_shell_reads_it(slave: Client) -> None:
         env={"PATH": os.environ["PATH"]},
     ).stdout
     assert said == f"{folder}\n"
+    # What is set before counts for all that follows.
+    variables = os.environ | {"OST_IMAGES_DIR": str(folder), "OST_IMAGES_DISTRO": "sandbox"}
+    argv = [*golden, "env", "--profile", "ost"]
+    assert subprocess.run(argv, check=True, capture_output=True, text=True, env=variables).stdout == text
 
 
 # --- use

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,13 +20,16 @@ import pytest
 import requests
 
 from builder import mirrors, provision
+from builder.errors import GoldenError, ToolError
 from builder.media import Repository
-from builder.run import query
+from builder.night_steps import Retries, attempt
+from builder.nights import Attempt
+from builder.run import query, run
 from builder.tools import guestfs, lent_repositories
 from builder.tools.download import Patience
 from builder.tools.package_cache import caching
 from builder.tools.webserver import Server, listening
-from tests.mirror import dripping
+from tests.mirror import dripping, silent
 
 
 @dataclass
@@ -160,6 +165,94 @@ def test_an_upstream_that_drips_is_given_up(cache: Path, patience: Patience) -> 
     assert answer.status_code == 502
     assert f"{url}/{RPM} is too slow: it " in answer.reason
     assert [path for path in cache.rglob("*") if path.suffix in (".rpm", ".part")] == []
+
+
+# Of an upstream: not a word in this time.
+_SHORT = Patience(connect_s=5, read_s=0.3)
+_BEGUN = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n<repomd>"
+
+
+@pytest.mark.parametrize("greeting", [b"", _BEGUN])
+def test_an_upstream_that_is_silent_is_given_up(cache: Path, greeting: bytes) -> None:
+    """At once, or in the middle of a file."""
+    with silent(greeting) as port, caching(f"http://127.0.0.1:{port}", cache=cache, patience=_SHORT) as server:
+        answer = requests.get(f"{server.url}/repodata/repomd.xml", timeout=60)
+    assert answer.status_code == 502
+    assert answer.reason == f"http://127.0.0.1:{port} does not answer: timed out"
+    assert [path for path in cache.rglob("*") if path.name == "repomd.xml"] == []
+
+
+@contextlib.contextmanager
+def stalled() -> Iterator[tuple[str, str]]:
+    with silent() as port:
+        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port} does not answer: timed out"
+
+
+@contextlib.contextmanager
+def nameless() -> Iterator[tuple[str, str]]:
+    """A name that no name service is there for."""
+    ask = socket.getaddrinfo
+
+    def gone(host: Any, *words: Any, **more: Any) -> Any:
+        if host == "mirror.example":
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return ask(host, *words, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", gone)
+        yield (
+            "http://me:secret@mirror.example",
+            "mirror.example does not answer: [Errno -3] Temporary failure in name resolution",
+        )
+
+
+@pytest.mark.parametrize("gone", [stalled, nameless])
+def test_an_installation_without_its_mirror_says_so_and_is_tried_again_so_often(
+    tmp_path: Path, cache: Path, gone: Callable[[], contextlib.AbstractContextManager[tuple[str, str]]]
+) -> None:
+    """The real dnf: its limits hold, the mirror is named, which dnf does not know of, and a night's tries end."""
+    attempts: list[Attempt] = []
+
+    def install(number: int) -> None:
+        dnf = ["dnf", "-y", f"--installroot={tmp_path / str(number)}", "--releasever=9", "--disableplugin=*"]
+        dnf += [f"--setopt=cachedir={tmp_path}/cache-{number}", "--setopt=varsdir=/dev/null"]
+        with gone() as (url, told), caching(url, cache=cache, patience=_SHORT) as server:
+            words = [
+                "--setopt=reposdir=/dev/null",
+                "--nogpgcheck",
+                f"--repofrompath=tiny,{server.url}",
+                "install",
+                "tiny",
+            ]
+            try:
+                run([*dnf, *words, "install", "tiny"], why="install", timeout_s=300, log=tmp_path / f"{number}.log")
+            finally:
+                told_of.append(told)
+
+    def failed(_number: int, error: GoldenError) -> Attempt:
+        attempts.append(attempt("build", error))
+        return attempts[-1]
+
+    told_of: list[str] = []
+    with pytest.raises(ToolError, match="could not install") as error:
+        Retries(1, 0).tried(install, failed=failed, note=lambda _: None)
+    details = dict(error.value.details)
+    assert "Status code: 502" in details["output"] and "tiny" in details["output"]
+    assert details["mirror"].endswith(told_of[-1]) and "secret" not in details["mirror"]
+    assert [it.cause for it in attempts] == ["mirror", "mirror"]
+
+
+def test_a_mirror_that_answered_again_is_not_blamed(upstream: Upstream, cache: Path) -> None:
+    with (
+        pytest.raises(ToolError) as error,
+        caching(upstream.url, cache=cache) as server,
+    ):
+        upstream.cut_bytes = 1
+        get(server, RPM, status=502)
+        upstream.cut_bytes = 0
+        get(server, RPM)
+        raise ToolError("could not install: a conflict")
+    assert error.value.details == []
 
 
 def test_what_nobody_asked_for_in_a_month_is_removed(upstream: Upstream, cache: Path) -> None:

@@ -20,12 +20,14 @@ from builder.channels import compose as composes
 from builder.channels import push, rollback
 from builder.errors import ConfigError, ToolError
 from builder.model import Build
+from builder.night_steps import attempt
 from builder.store import Store
 from builder.tools import rsync, ssh
 from builder.tools.free_port import free_port
 from builder.tools.webserver import serving
 from tests.builds import add_build
 from tests.clients import Client
+from tests.mirror import silent
 from tests.tools.conftest import Publisher
 
 URL = "http://mirror.example/golden"
@@ -224,6 +226,22 @@ def test_a_machine_whose_key_is_not_known_is_not_written_to_and_nobody_is_asked(
             push(store, "candidate", target=f"{getpass.getuser()}@mirror.example:{tmp_path / 'srv'}")
     assert "Host key verification failed" in dict(refused.value.details)["output"]
     assert list((tmp_path / "srv").iterdir()) == []
+
+
+@pytest.mark.parametrize("greeting", [b"", b"@RSYNCD: 31.0 sha256 md5\n"])
+def test_a_target_that_stalls_is_given_up_and_may_be_tried_again(
+    store: Store, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, chain: dict[str, Build], greeting: bytes
+) -> None:
+    monkeypatch.setattr(rsync, "_SILENCE_S", 1)
+    publisher.publish(chain["sandbox-base"])
+    with silent(greeting) as port, pytest.raises(ToolError, match="could not make rsync://") as told:
+        push(store, "candidate", target=f"rsync://127.0.0.1:{port}/golden")
+    details = dict(told.value.details)
+    assert (details["end"], "io timeout after 1 seconds" in details["output"]) == ("exit 30", True)
+    assert attempt("publish", told.value).cause == "network"
+    with silent(greeting) as port, pytest.raises(ToolError, match="could not list") as told:
+        rsync.names(f"rsync://127.0.0.1:{port}/golden")
+    assert dict(told.value.details)["end"] == "exit 30"
 
 
 def test_a_client_of_the_target_never_sees_half(store: Store, publisher: Publisher, tmp_path: Path) -> None:

@@ -114,6 +114,24 @@ def test_an_old_version_that_a_clone_stands_on_stays(slave: Client, store: Store
     assert f"lease: {lease.name} on sandbox-bootstrapped {OLD}, 64 MiB, kept until destroyed" in said
 
 
+def test_an_old_version_that_another_users_machine_runs_on_stays(
+    slave: Client, store: Store, lease: clones.Lease, connection: Connection, open_path: Path
+) -> None:
+    """As seen from another state directory, which knows nothing of the clone."""
+    slave.dnf("upgrade")
+    other = Store(open_path / "other", "demo")
+    assert all(one["is_free"] for one in facts(slave, other)["images"] if one["version"] == OLD)
+    clones.start(lease.name, state=store.state, connection=connection, reporter=Reporter("quiet"), is_cold=True)
+    found = facts(slave, other)
+    old = [one for one in found["images"] if one["version"] == OLD]
+    assert [(one["used_by"], one["is_free"]) for one in old] == [([lease.domain_name], False)] * 3
+    assert (found["leases"], found["free_bytes"]) == ([], 0)
+    said = status(slave, other, "--no-channel")
+    assert f"leases are those of {other.state}; of others, what runs is counted" in said
+    # From its own it has its own name, once.
+    assert [it["used_by"] for it in facts(slave, store)["images"] if it["version"] == OLD] == [[lease.name]] * 3
+
+
 def test_an_old_version_that_a_bundle_stands_on_stays(
     slave: Client, store: Store, lease: clones.Lease, tmp_path: Path
 ) -> None:

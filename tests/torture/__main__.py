@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from benchmarks.conditions import Run
 from tests.torture import world
-from tests.torture.campaign import KINDS, Campaign
-from tests.torture.report import Report, table
+from tests.torture.campaign import Campaign
+from tests.torture.plans import KINDS
+from tests.torture.report import Journal, Report, table
 from tests.torture.scenarios import SCENARIOS, SHORT
 
 
@@ -33,10 +35,18 @@ def main() -> int:
     )
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the report there")
+    parser.add_argument(
+        "--journal", type=Path, help="note each trial there; those that are there, of a run before, are not tried again"
+    )
     words = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("the campaign makes mounts and processes of its own, for which it has to be root")
-    seed = words.seed if words.seed is not None else random.SystemRandom().randrange(10**6)
+    journal = Journal(words.journal)
+    known = journal.seed()
+    if None not in (known, words.seed) and known != words.seed:
+        parser.error(f"the trials in {words.journal} are of the seed {known}")
+    seed = next(it for it in (known, words.seed, random.SystemRandom().randrange(10**6)) if it is not None)
+    journal.begin(seed)
     if words.jobs > 1:
         run = Run()
         return _tell(_side_by_side(words.jobs, seed), seed, words.json, run)
@@ -54,7 +64,8 @@ def main() -> int:
             limit_s=words.minutes * 60,
         )
         names = words.only or (SHORT if words.short else [it.name for it in SCENARIOS])
-        report = campaign.carry_out([it for it in SCENARIOS if it.name in names])
+        wanted = [it for it in SCENARIOS if it.name in names]
+        report = campaign.carry_out(wanted, before=journal.trials(), note=journal.note)
     finally:
         world.leave(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -84,7 +95,8 @@ def _side_by_side(jobs: int, seed: int) -> Report:
 
 def _tell(report: Report, seed: int, file: Path | None, run: Run) -> int:
     if file:
-        words = ["docs/benchmarks-torture.json" if word == str(file) else word for word in sys.argv[1:]]
+        places = {"--json": "docs/benchmarks-torture.json", "--journal": "JOURNAL"}
+        words = [places.get(before, word) for before, word in itertools.pairwise(sys.argv)]
         command = f"python3 -m tests.torture {shlex.join(words)}"
         found = {**run.said(), "command": command, "seed": seed, **report.as_json()}
         trials = ",\n".join(f"  {json.dumps(it)}" for it in found.pop("trials"))

@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import random
-import resource
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from builder.channels import compose as composes
-from builder.units import KIB, MIB
-from tests.torture import scenarios, world
+from tests.torture import plans, scenarios, world
 from tests.torture.clients import Clients
+from tests.torture.plans import Coverage, Disturbance, Hardship, Planned, Undisturbed
 from tests.torture.report import Report, Trial
 from tests.torture.scenarios import Scenario
-from tests.torture.stage import Blow, Ended, Stage
+from tests.torture.stage import BUG, Blow, Ended, Stage
 
 # What becomes of golden by what happens to it: its exit code, or the signal that ended it.
 _ENDS = {"kill": {-9}, "reboot": {-9}, "term": {130}, "int": {130}, "hup": {130}}
 # A program's end, an error of the system, or libvirt's end is golden's to tell, or to do without.
 _TOLD = {0, 3, 4, 5}
-_SHORT = 2
-_WORDS = {"enospc": "no space left on device", "reboot": "the host rebooted"}
-KINDS = ("places", "lacks", "random")
-_BUG = "this is a bug in golden"
-
-
-@dataclass(frozen=True)
-class Hardship:
-    """What a command has to do with: little room, little of something else, others that want the same."""
-
-    name: str
-    room_bytes: int | None = None
-    is_readonly: bool = False
-    limits: Mapping[int, int] | None = None
-    count: int = 1
-    is_from_future: bool = False
-
-
-# A fault is a place's and what happens there, as GOLDEN_FAULT has it.
-Disturbance = str | Hardship | Blow
-
-
-@dataclass(frozen=True)
-class _Undisturbed:
-    """What a scenario comes to by itself. seconds: that it takes."""
-
-    scenario: Scenario
-    trace: Sequence[str]
-    result: Any
-    seconds: float
 
 
 class Campaign:
@@ -75,8 +41,9 @@ class Campaign:
         limit_s: float,
     ) -> None:
         world.furnish(folder)
-        self._seed, self._part, self._kinds, self._is_short, self._rounds = seed, part, kinds, is_short, rounds
-        self._dice = random.Random(seed)
+        self._all_trials = partial(
+            plans.all_trials, seed=seed, part=part, kinds=kinds, is_short=is_short, rounds=rounds
+        )
         self._folder, self._limit_s = folder, limit_s
         self._libvirt = world.Libvirt(Path("/run/libvirtd.log"))
         self._libvirt.start()
@@ -84,87 +51,54 @@ class Campaign:
         self._clients = Clients(Path("/run"))
         self._mounts = _mounts()
 
-    def carry_out(self, wanted: Sequence[Scenario]) -> Report:
-        """In an order that the dice say: what there is no time for is then of all commands alike."""
-        report, begin = Report(), time.monotonic()
+    def carry_out(
+        self, wanted: Sequence[Scenario], *, before: Sequence[Trial] = (), note: Callable[[Trial], None]
+    ) -> Report:
+        """First a trial of each pair of a command and a kind of fault, and of a program and a signal; then the others.
+
+        before: of the same seed, which are not tried again. note: called with each trial when it is over.
+        """
+        report, begin, coverage = Report(), time.monotonic(), Coverage()
         scenarios.prepare(self._stage, {it.begin for it in wanted})
-        planned = self._planned([self._undisturbed(it) for it in wanted])
-        report.planned = len(planned)
-        for undisturbed, disturbance in planned:
-            if time.monotonic() - begin > self._limit_s:
-                break
-            if (trial := self._try(undisturbed, disturbance)) is None:
+        queue = self._all_trials([self._undisturbed(it) for it in wanted])
+        report.planned = len(queue)
+        known = {(it.scenario, it.key): it for it in before}
+        for planned in list(queue):
+            if trial := known.get((planned.undisturbed.scenario.name, planned.key)):
+                queue.remove(planned)
+                coverage.done |= planned.covers
+                report.trials.append(trial)
+        while queue and time.monotonic() - begin < self._limit_s:
+            planned = coverage.next(queue)
+            if (trial := self._try(planned)) is None:
                 report.missed += 1
             else:
+                coverage.done |= planned.covers
                 report.add(trial)
+                note(trial)
+        # Of a pair all of whose trials came too late there is none.
+        report.pairs = sorted(coverage.done.union(*(it.covers for it in queue)))
+        report.covered = sorted(coverage.done)
         report.installations = self._clients.installations
-        report.seconds = time.monotonic() - begin
         return report
 
-    def _planned(self, known: Sequence[_Undisturbed]) -> list[tuple[_Undisturbed, Disturbance]]:
-        """This part's. By what a trial is, and not how many came before: parts may see a scenario differ a little."""
-        number, count = self._part
-        found = []
-        for it in known:
-            self._dice = random.Random(f"{self._seed} {it.scenario.name}")
-            for index, disturbance in enumerate(self._disturbances(it)):
-                place = random.Random(f"{self._seed} {it.scenario.name} {index}").randrange(2**32)
-                found.append((place, it, disturbance))
-        found.sort(key=lambda entry: entry[0])
-        return [(it, disturbance) for place, it, disturbance in found if place % count == number]
-
-    def _undisturbed(self, scenario: Scenario) -> _Undisturbed:
+    def _undisturbed(self, scenario: Scenario) -> Undisturbed:
         self._set_out(scenario)
         started = time.monotonic()
         trace = self._stage.trace(*scenarios.words(scenario, self._stage))
         seconds = time.monotonic() - started
+        # One after the other is what comes of them at once, too.
+        if wrong := self._run_beside(scenario):
+            raise AssertionError(f"{scenario.name}, undisturbed: {wrong}")
         self._after(scenario)
-        found = _Undisturbed(scenario, trace, scenario.result(self._stage), seconds)
+        found = Undisturbed(scenario, trace, scenario.result(self._stage), seconds)
         if wrong := self._channels():
             raise AssertionError(f"{scenario.name}, undisturbed: {wrong}")
         return found
 
-    def _disturbances(self, it: _Undisturbed) -> list[Disturbance]:
-        places = list(self._faults(it.scenario, it.trace)) if "places" in self._kinds else []
-        if self._is_short:
-            places = self._dice.sample(places, k=min(_SHORT, len(places)))
-        lacks = self._hardships(it.scenario) if "lacks" in self._kinds else []
-        rounds = self._rounds if "random" in self._kinds and not self._is_short else 0
-        return [*places, *lacks, *(self._blow(it) for _ in range(rounds))]
-
-    def _faults(self, scenario: Scenario, trace: Sequence[str]) -> Iterator[str]:
-        """At each place that the command comes to, each time it comes there: SIGKILL and another fault."""
-        if not scenario.has_places:
-            return
-        counts: Counter[str] = Counter()
-        for place in trace:
-            counts[place] += 1
-            number = counts[place]
-            kinds = (
-                ["kill@child", "term@child"]
-                if place.startswith("program.")
-                else ["kill", "term", "int", "enospc", "reboot"]
-            )
-            if scenario.has_machines and not place.startswith("program."):
-                kinds.append("kill@libvirtd")
-            if self._is_short or (place.startswith(("file.", "program.")) and number > 2):
-                kinds = [self._dice.choice(kinds)]
-            else:
-                kinds = [kinds[0], self._dice.choice(kinds[1:])]
-            for kind in kinds:
-                yield f"{place}#{number}:{kind}"
-
-    def _blow(self, it: _Undisturbed) -> Blow:
-        """At a random time: mostly for golden, else for a program of its, for libvirtd or for a machine's QEMU."""
-        whom = ["golden", "golden", "a program", *(["libvirtd", "QEMU"] if it.scenario.has_machines else [])]
-        name = self._dice.choice(whom)
-        signals = [signal.SIGKILL, signal.SIGTERM, *([signal.SIGINT] if name == "golden" else [])]
-        by = self._dice.choice(signals) if name in ("golden", "a program") else signal.SIGKILL
-        return Blow(self._dice.uniform(0, it.seconds), by, name, partial(self._victim, name))
-
     def _victim(self, name: str, golden: int) -> int | None:
         match name:
-            case "golden":
+            case "golden" | "the host":
                 return golden
             case "libvirtd":
                 return self._libvirt.pid
@@ -173,31 +107,12 @@ class Campaign:
             case _:
                 return next(iter(world.below(golden)), None)
 
-    def _hardships(self, scenario: Scenario) -> list[Hardship]:
-        """What a command may lack; in a short campaign one of them."""
-        found = [
-            *(
-                Hardship(f"{size // KIB} KiB of room", room_bytes=size)
-                for size in (0, 64 * KIB, 256 * KIB, MIB, 16 * MIB)
-            ),
-            # Where a machine runs, its disk is being written.
-            *([] if scenario.begins_running else [Hardship("a read-only store", is_readonly=True)]),
-            *(
-                Hardship(f"files of {size // KIB} KiB", limits={resource.RLIMIT_FSIZE: size})
-                for size in (4 * KIB, 100 * KIB)
-            ),
-            *(Hardship(f"{count} open files", limits={resource.RLIMIT_NOFILE: count}) for count in (8, 16, 32)),
-            *(Hardship(f"{count} at once", count=count) for count in (2, 5)),
-            Hardship("a clock that went back", is_from_future=True),
-        ]
-        return self._dice.sample(found, k=1) if self._is_short else found
-
-    def _suffer(self, words: Sequence[str], hardship: Hardship) -> tuple[Ended, set[int]]:
+    def _suffer(self, scenario: Scenario, words: Sequence[str], hardship: Hardship) -> tuple[Ended, set[int]]:
         """Run the command so; returns how it ended, and how it may."""
         if hardship.count > 1:
-            ended = self._stage.goldens(*words, count=hardship.count)
+            ended = self._stage.goldens(*[words] * hardship.count)
             # One does it; the others are told who is at work, or come when it is done.
-            return next((it for it in ended if it.status not in (0, 3) or _BUG in it.err), ended[0]), {0, 2, 3}
+            return next((it for it in ended if it.status not in (0, 3) or BUG in it.err), ended[0]), {0, 2, 3}
         if hardship.room_bytes is not None:
             world.leave_room(self._folder, hardship.room_bytes)
         if hardship.is_from_future:
@@ -206,7 +121,10 @@ class Campaign:
         if hardship.is_readonly:
             world.remount(self._folder, "ro")
         try:
-            return self._stage.golden(*words, limits=hardship.limits), _TOLD
+            ended_one = self._stage.golden(
+                *words, limits=hardship.limits, beside=scenarios.beside(scenario, self._stage)
+            )
+            return ended_one, _TOLD
         finally:
             world.remount(self._folder, "rw,size=50%")
 
@@ -223,43 +141,73 @@ class Campaign:
         for command in scenario.afterwards:
             self._stage.ok(*command)
 
-    def _try(self, it: _Undisturbed, disturbance: Disturbance) -> Trial | None:
+    def _try(self, planned: Planned) -> Trial | None:
         """None if nothing happened: the command was over before the blow, or whom it was for was not there."""
+        it, disturbance = planned.undisturbed, planned.disturbance
         scenario, begin = it.scenario, time.monotonic()
-        said, kind = _named(disturbance)
+        said, kind = plans.named(disturbance)
         status, wrong = None, []
+        is_off = plans.REBOOT in kind or "for QEMU" in kind
         try:
             self._set_out(scenario)
             words = scenarios.words(scenario, self._stage)
-            first, expects = self._disturb(words, disturbance)
-            if isinstance(disturbance, Blow) and not first.was_struck:
+            first, expects = self._disturb(scenario, words, disturbance)
+            if not first.was_struck and (isinstance(disturbance, Blow) or kind.endswith("for QEMU")):
                 return None
             status = first.status
-            wrong += self._look(first, expects)
-            wrong += self._again(scenario, words, it.result, is_off=kind == _WORDS["reboot"] or "for QEMU" in kind)
+            # Beside others, it may be told that they are at work.
+            wrong += self._look(first, expects | {0, 3} if scenario.beside else expects)
+            wrong += self._again(scenario, words, it.result, is_off=is_off)
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
-        return Trial(scenario.name, said, kind, status, tuple(wrong), time.monotonic() - begin)
+        return Trial(scenario.name, said, kind, status, tuple(wrong), time.monotonic() - begin, planned.key)
 
-    def _disturb(self, words: Sequence[str], disturbance: Disturbance) -> tuple[Ended, set[int]]:
+    def _disturb(self, scenario: Scenario, words: Sequence[str], disturbance: Disturbance) -> tuple[Ended, set[int]]:
         """Run the command so; returns how it ended, and how it may."""
         if isinstance(disturbance, Hardship):
-            return self._suffer(words, disturbance)
+            return self._suffer(scenario, words, disturbance)
         if isinstance(disturbance, Blow):
             # The signal may come before golden takes heed of it, or when it has nothing left to do.
-            expects = {0, -disturbance.by, 130} if disturbance.name == "golden" else _TOLD
-            return self._stage.golden(*words, blow=disturbance), expects
-        what = disturbance.rpartition(":")[2]
-        asked = disturbance.replace("@libvirtd", f"@{self._libvirt.pid}").replace(":reboot", ":kill")
-        ended = self._stage.golden(*words, fault=asked)
-        if what == "reboot":
-            world.reboot(self._libvirt, self._stage.upstream.pid)
+            is_own = disturbance.name in ("golden", "the host")
+            at = partial(self._victim, disturbance.name)
+            ended = self._stage.golden(*words, blow=disturbance, at=at, beside=scenarios.beside(scenario, self._stage))
+            self._after_blow(disturbance.name, "kill" if disturbance.by == signal.SIGKILL else "term", ended)
+            return ended, {0, -disturbance.by, 130} if is_own else _TOLD
+        place, _, what = disturbance.rpartition(":")
+        name, _, whom = what.partition("@")
+        if whom == "QEMU" or name == "restart":
+            at = partial(self._halted, name, whom)
+            ended = self._stage.golden(
+                *words, fault=f"{place}:stop", at=at, beside=scenarios.beside(scenario, self._stage)
+            )
+            return ended, _TOLD
+        asked = f"{place}:{what}".replace("@libvirtd", f"@{self._libvirt.pid}").replace(":reboot", ":kill")
+        ended = self._stage.golden(*words, fault=asked, beside=scenarios.beside(scenario, self._stage))
+        self._after_blow("the host" if name == "reboot" else whom, name, ended)
         return ended, _ENDS.get(what, _TOLD)
+
+    def _after_blow(self, whom: str, how: str, ended: Ended) -> None:
+        if whom == "the host":
+            world.reboot(self._libvirt, *self._stage.servers)
+        elif whom == "libvirtd" and how == "term":
+            # It is not gone at once; if nobody told it, it goes on.
+            self._libvirt.end(by=signal.SIGTERM)
+
+    def _halted(self, name: str, whom: str, _golden: int) -> bool:
+        """While golden stands still at a place: whether there was somebody to be struck."""
+        if whom == "libvirtd":
+            self._libvirt.end(by=signal.SIGTERM)
+            self._libvirt.start()
+            return True
+        struck = world.machines()
+        for pid in struck:
+            world.kill(pid, signal.Signals[f"SIG{name.upper()}"])
+        return bool(struck)
 
     def _look(self, first: Ended, expects: set[int]) -> list[str]:
         """What is wrong right after the end."""
         wrong = []
-        if first.status not in expects or _BUG in first.err:
+        if first.status not in expects or BUG in first.err:
             wrong.append(f"it ended with {first.status}, not one of {sorted(expects)}: {first.err[-1500:]}")
         self._libvirt.start()
         wrong += self._ended(but=("gpg-agent",))  # the next command ends it
@@ -302,14 +250,27 @@ class Campaign:
         """Machines are no strays: what is told of those is told by libvirt."""
         return {
             pid: command
-            for pid, command in world.processes(self._libvirt.pid, self._stage.upstream.pid).items()
+            for pid, command in world.processes(self._libvirt.pid, *self._stage.servers).items()
             if "qemu-system" not in command.partition(" ")[0]
         }
+
+    def _run_beside(self, scenario: Scenario) -> list[str]:
+        """One after the other, what was run at the same time as the command; what is wrong with that."""
+        wrong = []
+        for command in scenarios.beside(scenario, self._stage):
+            ended = self._stage.golden(*command)
+            if ended.status == 2 and scenario.is_done(ended):
+                self._stage.ok(*scenario.undo)
+                ended = self._stage.golden(*command)
+            if ended.status != 0:
+                wrong.append(f"the next run of {' '.join(command)} ended with {ended.status}: {ended.err[-1500:]}")
+        return wrong
 
     def _again(self, scenario: Scenario, words: Sequence[str], expected: Any, *, is_off: bool) -> list[str]:
         wrong = []
         for command in scenario.clears:
             self._stage.ok(*command)
+        wrong += self._run_beside(scenario)
         second = self._stage.golden(*words)
         if scenario.undo and second.status == 2 and scenario.is_done(second):
             self._stage.ok(*scenario.undo)
@@ -328,26 +289,6 @@ class Campaign:
                 f"it is {_short(found[it])}, not {_short(expected[it])}, with {it}" for it in _unlike(found, expected)
             ]
         return wrong
-
-
-def _named(disturbance: Disturbance) -> tuple[str, str]:
-    """What happens, with where or when, and without."""
-    if isinstance(disturbance, Hardship):
-        return disturbance.name, disturbance.name
-    if isinstance(disturbance, Blow):
-        what = f"{disturbance.by.name} for {disturbance.name}"
-        return f"{what} after {disturbance.after_s:.2f} s", f"{what} at a random time"
-    return disturbance, _kind(disturbance)
-
-
-def _kind(fault: str) -> str:
-    """What happened, without where: "SIGKILL for golden"."""
-    place, _, what = fault.partition(":")
-    name, _, whom = what.partition("@")
-    if name in _WORDS:
-        return _WORDS[name]
-    program = place.removeprefix("program.").partition("#")[0]
-    return f"SIG{name.upper()} for {program if whom == 'child' else whom or 'golden'}"
 
 
 def _unlike(found: Any, expected: Any) -> list[Any]:

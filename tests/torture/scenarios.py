@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from builder.channels import compose as composes
-from builder.store import sha256
+from builder.channels import deliveries
+from builder.store import Store, sha256
 from builder.tools import createrepo, rpm
 from tests.torture import world
 from tests.torture.stage import Ended, Stage
@@ -34,7 +37,8 @@ class Scenario:
     before: what else has to be there. clears: commands that may come before it is run again; they are what a person is
     told to type. afterwards: that come before the result is looked at. is_done: whether a refusal of the second run
     says that the first one had come to its end. undo: what such a refusal says to type, before a third run.
-    has_machines: libvirt is part of it. has_places: its own ones, and not those of golden commands that it starts.
+    has_machines: libvirt is part of it. steps: the place at which it starts golden commands, whose places are not its
+    own. beside: other commands at the same time.
     """
 
     name: str
@@ -47,7 +51,8 @@ class Scenario:
     before: Callable[[Stage], None] = _nothing
     undo: tuple[str, ...] = ()
     has_machines: bool = False
-    has_places: bool = True
+    steps: str | None = None
+    beside: tuple[tuple[str, ...], ...] = ()
 
     @property
     def begins_running(self) -> bool:
@@ -101,6 +106,14 @@ def reported(stage: Stage) -> Any:
     return {**found, "channels": seen, "exit code": json.loads(night.read_text())["exit_code"]}
 
 
+def imported(stage: Stage) -> Any:
+    """As `built`, of its own project."""
+    plan = {
+        it["image"]: it["action"] for it in stage.ok("--file", str(stage.folder / "cloud.toml"), "plan", "--json").json
+    }
+    return {"builds": sorted(stage.builds().values()), "plan": plan, "half-made": stage.half_made()}
+
+
 def built_on(stage: Stage) -> Any:
     """As `built`, of the kinds of contents: how often a rebuild came to its end may differ."""
     found = built(stage)
@@ -133,6 +146,48 @@ def published(stage: Stage) -> Any:
 def withdrawn(stage: Stage) -> Any:
     path = stage.store.channels / "candidate/withdrawn.json"
     return {**published(stage), "withdrawn": sorted(json.loads(path.read_text()))}
+
+
+def resumed(stage: Stage) -> Any:
+    """As `built`, by the project as it was mended."""
+    plan = {
+        it["image"]: it["action"] for it in stage.ok("--file", str(stage.folder / "mended.toml"), "plan", "--json").json
+    }
+    return {"builds": sorted(stage.builds().values()), "plan": plan, "half-made": stage.half_made()}
+
+
+def delivered(stage: Stage) -> Any:
+    """What lies there, whole, and what the worker keeps of it."""
+    worker = Store(stage.folder / "worker", "demo")
+    for build in worker.builds():
+        worker.verify(build)
+    drop = stage.folder / "delivered"
+    left = sorted(path.name for path in drop.rglob(".*")) + _names(worker.root / "work") + _names(worker.root / "taken")
+    return {
+        "deliveries": len(deliveries.delivered(drop)),
+        "left": left,
+        "images": sorted({it.image for it in worker.builds()}),
+    }
+
+
+def accepted(stage: Stage) -> Any:
+    return {**published(stage), "deliveries": deliveries.delivered(stage.folder / "delivered")}
+
+
+def all_of_it(stage: Stage) -> Any:
+    """Of commands at once: of which builds came first, versions and numbers tell, and they may differ."""
+    seen = {name: sorted({_kind(file) for file in files}) for name, files in published(stage)["channels"].items()}
+    return {
+        **cloned(stage),
+        "builds": sorted(set(stage.builds().values())),
+        "channels": seen,
+        "half-made": stage.half_made(),
+    }
+
+
+def _kind(file: str) -> str:
+    """Of an RPM, without any version."""
+    return re.sub(r"-[0-9.]+(?=-)", "", file)
 
 
 def collected(stage: Stage) -> Any:
@@ -191,6 +246,10 @@ def _is_back(ended: Ended) -> bool:
     return "clients of 'candidate' see compose" in ended.err
 
 
+def _has_no_failure(ended: Ended) -> bool:
+    return "no build" in ended.err
+
+
 def _with_clone(stage: Stage) -> None:
     stage.ok(*_CREATE)
 
@@ -218,6 +277,30 @@ def _to_a_target(stage: Stage) -> None:
     (stage.folder / "target.toml").write_text(text)
 
 
+def _with_failure(stage: Stage) -> None:
+    ended = stage.golden("--file", str(stage.folder / "fails.toml"), "build", "sandbox-twice")
+    if ended.status != 4:
+        raise AssertionError(f"the build that was to fail ended with {ended.status}: {ended.err}")
+
+
+def _with_worker(stage: Stage) -> None:
+    """A machine that has nothing yet, and where it is to leave what it makes."""
+    for name in ("worker", "delivered"):
+        shutil.rmtree(stage.folder / name, ignore_errors=True)
+        (stage.folder / name).mkdir()
+
+
+def _with_delivery(stage: Stage) -> None:
+    """The same each time: made once."""
+    kept, drop = stage.folder / "kept/.delivered", stage.folder / "delivered"
+    if not kept.exists():
+        _with_worker(stage)
+        stage.ok(*(it.format(folder=stage.folder, channel=stage.channels.url) for it in _STEP))
+        subprocess.run(["cp", "-a", drop, kept], check=True)
+    shutil.rmtree(drop, ignore_errors=True)
+    subprocess.run(["cp", "-a", kept, drop], check=True)
+
+
 def _empty_folder(stage: Stage) -> None:
     shutil.rmtree(stage.folder / "out-folder", ignore_errors=True)
     (stage.folder / "out-folder").mkdir()
@@ -226,6 +309,10 @@ def _empty_folder(stage: Stage) -> None:
 _GC = (("clone", "gc"),)
 _COLLECT = (("collect",),)
 _FILE = "{folder}/out-folder/disk.raw"
+_STEP = (
+    *("--state", "{folder}/worker", "step", "sandbox-app", "--rebuild"),
+    *("--from", "{channel}/candidate", "--to", "{folder}/delivered", "--retries", "0"),
+)
 
 # Of these a short campaign is made.
 SHORT = ("build", "package", "publish more", "create a clone")
@@ -253,6 +340,30 @@ SCENARIOS = (
         built_with_packages,
     ),
     Scenario("download", "base", ("--file", "{folder}/remote.toml", "cache", "fetch", "remote-base"), fetched),
+    Scenario("bring in an image", "base", ("--file", "{folder}/cloud.toml", "build", "cloud-base"), imported),
+    Scenario(
+        "resume",
+        "built",
+        ("--file", "{folder}/mended.toml", "resume", "sandbox-twice"),
+        resumed,
+        before=_with_failure,
+        is_done=_has_no_failure,
+        undo=("--file", "{folder}/mended.toml", "build", "sandbox-twice"),
+    ),
+    Scenario("a step elsewhere", "more", _STEP, delivered, before=_with_worker),
+    Scenario("accept", "more", ("accept", "{folder}/delivered"), accepted, before=_with_delivery, afterwards=_COLLECT),
+    Scenario(
+        "several at once",
+        "more",
+        ("publish", "sandbox-app"),
+        all_of_it,
+        beside=(("--file", "{folder}/more.toml", "build", "sandbox-leaf"), _CREATE, ("collect",)),
+        clears=_GC,
+        afterwards=_COLLECT,
+        is_done=_is_there,
+        undo=("clone", "destroy", CLONE),
+        has_machines=True,
+    ),
     Scenario("flatten", "built", ("flatten", "sandbox-app"), built),
     Scenario("package", "built", ("package", "sandbox-app"), packaged),
     Scenario("publish", "packaged", ("publish", "sandbox-app"), published, afterwards=_COLLECT),
@@ -265,7 +376,7 @@ SCENARIOS = (
         ("nightly", "--pause", "1s", "--retries", "0"),
         reported,
         before=Stage.verify_all,
-        has_places=False,
+        steps=f"program.{Path(sys.executable).name}",
     ),
     Scenario("collect", "old", ("collect",), collected),
     Scenario(
@@ -376,7 +487,13 @@ def _old(stage: Stage) -> None:
 _STATES = {"base": _base, "built": _built, "packaged": _packaged, "more": _more, "twice": _twice, "old": _old}
 
 
+def beside(scenario: Scenario, stage: Stage) -> list[list[str]]:
+    """The commands at the same time."""
+    return [[it.format(folder=stage.folder) for it in command] for command in scenario.beside]
+
+
 def words(scenario: Scenario, stage: Stage) -> tuple[str, ...]:
     """The command, with what only the state knows."""
     known = composes.versions(stage.store.channels / "candidate")
-    return tuple(it.format(folder=stage.folder, first=known[0] if known else "") for it in scenario.words)
+    first = known[0] if known else ""
+    return tuple(it.format(folder=stage.folder, first=first, channel=stage.channels.url) for it in scenario.words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -21,13 +22,15 @@ from typing import Any, NoReturn
 from builder import cli, config, faults, promises, verdicts
 from builder.clones import saved, warm
 from builder.decision import Decision
+from builder.model import Build, Project
 from builder.store import Store, write_atomically
 from builder.tools import guestfs, ssh
 from tests.builds import add_build
 from tests.tools.test_resume_build import APPLIANCE
-from tests.torture.world import Upstream
+from tests.torture.world import Server, folder_served, upstream
 
 LIMIT_S = 180.0
+BUG = "this is a bug in golden"
 _DVD = bytes(16 * 2048) + b"\1CD001\1" + bytes(2048)
 
 PROJECT = """
@@ -61,6 +64,21 @@ ONLINE = """
 [image.sandbox-online]
 parent = "sandbox-app"
 steps = [ { shell = "echo 41" }, { shell = "echo 42" } ]
+"""
+# An image of others', brought in.
+CLOUD = """
+[distribution.cloud]
+inherits = "el9"
+source = { qcow2 = "cloud.qcow2" }
+[image.cloud-base]
+distribution = "cloud"
+disk = "16 MiB"
+"""
+# What fails at its second step, and is gone on from after its first.
+TWICE = """
+[image.sandbox-twice]
+parent = "sandbox-app"
+steps = [ {{ run = "echo 51" }}, {{ run = "{word}" }} ]
 """
 # What is downloaded: a DVD, and by builds, through the package cache, a package.
 REMOTE = """
@@ -139,12 +157,11 @@ virsh -q -c qemu:///system destroy "$name"
 
 @dataclass(frozen=True)
 class Blow:
-    """A signal at a time. after_s: seconds from the command's start. at: process of the command -> whose turn it is."""
+    """A signal at a time. after_s: seconds from the command's start. name: of who is struck."""
 
     after_s: float
     by: signal.Signals
     name: str
-    at: Callable[[int], int | None]
 
 
 @dataclass(frozen=True)
@@ -176,9 +193,16 @@ class _Started:
     err: Path
     what: str
 
-    def poll(self) -> Ended | None:
-        found, code = os.waitpid(self.process, os.WNOHANG)
-        if found:
+    def poll(self, halted: Callable[[int], object] | None = None) -> Ended | None:
+        """halted: called with its process if it stands still, before it goes on."""
+        found, code = os.waitpid(self.process, os.WNOHANG | os.WUNTRACED)
+        if found and os.WIFSTOPPED(code):
+            try:
+                if halted is not None:
+                    halted(self.process)
+            finally:
+                os.kill(self.process, signal.SIGCONT)
+        elif found:
             out, err = (path.read_text(errors="replace") for path in (self.out, self.err))
             return Ended(os.waitstatus_to_exitcode(code), out, err)
         if time.monotonic() - self.begin > LIMIT_S:
@@ -203,7 +227,14 @@ class Stage:
         (folder / "more.toml").write_text(PROJECT + LEAF)
         (folder / "new.toml").write_text(PROJECT + NEW)
         (folder / "online.toml").write_text(PROJECT + ONLINE)
-        self.upstream = Upstream(_UPSTREAM)
+        (folder / "cloud.toml").write_text(PROJECT + CLOUD)
+        (folder / "fails.toml").write_text(PROJECT + TWICE.format(word="FAIL"))
+        (folder / "mended.toml").write_text(PROJECT + TWICE.format(word="echo 52"))
+        self._make_cloud()
+        self.upstream = Server(upstream(_UPSTREAM))
+        self.channels = Server(folder_served(self.store.channels))
+        # Processes that are no command's, and are there for all of the campaign.
+        self.servers = (self.upstream.pid, self.channels.pid)
         digest = hashlib.sha256(_UPSTREAM["dvd.iso"]).hexdigest()
         remote = REMOTE.format(url=self.upstream.url, digest=digest)
         (folder / "remote.toml").write_text(PROJECT + remote)
@@ -236,6 +267,19 @@ class Stage:
         # Nor does anybody hear that it is another machine now: what goes on from memory boots in the end.
         warm._Preparation._prepare_guest = lambda _self, _machine: ()  # type: ignore[method-assign]
         saved.RENEW_TIMEOUT_S = 0.5
+        # Nor can it be tested; what `golden step` makes passes.
+        step = importlib.import_module("builder.cli.step")
+        step.verify_builds = self._verified  # type: ignore[attr-defined]
+
+    def _verified(self, session: Any, builds: Sequence[Build], *, again: bool) -> list[Any]:
+        for build in builds:
+            verdicts.write(session.store, self._verdict(session.project, build), build)
+        return []
+
+    def _make_cloud(self) -> None:
+        disk = self.folder / "cloud.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "16M"], check=True)
+        subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 9 0 1M", disk], check=True)
 
     def _program(self, name: str, text: str) -> None:
         path = self.folder / "bin" / name
@@ -254,7 +298,7 @@ class Stage:
 
     def begin(self) -> None:
         self._kept.mkdir()
-        self.state.mkdir()
+        self.state.mkdir(exist_ok=True)
         self.golden("doctor")  # sees whether KVM boots a kernel, once for all that comes
         self.add_base("20261121.1")
 
@@ -269,19 +313,21 @@ class Stage:
         """As if a clone of each build had kept all promises."""
         project = config.load(self.folder / "golden.toml")
         for build in self.store.builds():
-            verdict = verdicts.Verdict(
-                image=build.image,
-                version=build.version,
-                sha256=build.id.sha256,
-                passed=True,
-                at="2024-11-21T11:00:00+00:00",
-                seconds=30,
-                boot_s=12,
-                accelerator="tcg",
-                promises=promises.promises(project, build.image).digest(),
-                tests=(verdicts.Check(name="no unit failed", result="passed"),),
-            )
-            verdicts.write(self.store, verdict, build)
+            verdicts.write(self.store, self._verdict(project, build), build)
+
+    def _verdict(self, project: Project, build: Build) -> verdicts.Verdict:
+        return verdicts.Verdict(
+            image=build.image,
+            version=build.version,
+            sha256=build.id.sha256,
+            passed=True,
+            at="2024-11-21T11:00:00+00:00",
+            seconds=30,
+            boot_s=12,
+            accelerator="tcg",
+            promises=promises.promises(project, build.image).digest(),
+            tests=(verdicts.Check(name="no unit failed", result="passed"),),
+        )
 
     def come_from_the_future(self) -> None:
         """As if the clock had been more than a year ahead, and was set right."""
@@ -305,29 +351,33 @@ class Stage:
         *words: str,
         fault: str | None = None,
         blow: Blow | None = None,
+        at: Callable[[int], Any] | None = None,
         limits: Mapping[int, int] | None = None,
+        beside: Sequence[Sequence[str]] = (),
     ) -> Ended:
         """Run a command in a process of its own.
 
+        at: the process of the command -> whose turn it is when the blow comes; without a blow it is called when the
+        fault has the command stand still, and says whether somebody was struck.
         limits: resource -> how much of it the command may have. Source: setrlimit(2).
+        beside: other commands, which begin with it and have to end well or say why not; what they say comes with it.
         """
-        started, was_struck = self._start(words, fault=fault, limits=limits), False
-        while (ended := started.poll()) is None:
-            if blow is not None and not was_struck and time.monotonic() - started.begin > blow.after_s:
-                was_struck = _strike(blow, started.process)
+        struck: list[object] = []
+        others = [self._start(it, number=number) for number, it in enumerate(beside, 1)]
+        started = self._start(words, fault=fault, limits=limits)
+        halted = None if at is None or blow is not None else lambda process: struck.append(at(process))
+        while (ended := started.poll(halted)) is None:
+            is_time = blow is not None and time.monotonic() - started.begin > blow.after_s
+            if blow is not None and at is not None and is_time and not any(struck):
+                struck.append(_strike(blow, at(started.process)))
             time.sleep(0.01)
-        return replace(ended, was_struck=was_struck)
+        told = [it for it in _all_ended(others) if it.status not in range(6) or it.status == 1 or BUG in it.err]
+        err = "\n".join([ended.err, *(f"{BUG}, or of what runs beside it: {it.status}: {it.err}" for it in told)])
+        return replace(ended, err=err, was_struck=any(struck))
 
-    def goldens(self, *words: str, count: int) -> list[Ended]:
-        """The same command several times at once."""
-        running = [self._start(words, number=number) for number in range(count)]
-        ended: dict[int, Ended] = {}
-        while len(ended) < count:
-            for started in running:
-                if started.process not in ended and (end := started.poll()) is not None:
-                    ended[started.process] = end
-            time.sleep(0.01)
-        return [ended[it.process] for it in running]
+    def goldens(self, *commands: Sequence[str]) -> list[Ended]:
+        """Several commands at once."""
+        return _all_ended([self._start(words, number=number) for number, words in enumerate(commands)])
 
     def _start(
         self,
@@ -383,9 +433,19 @@ class Stage:
         return sorted({str(path.relative_to(root)) for path in found})
 
 
-def _strike(blow: Blow, process: int) -> bool:
+def _all_ended(running: Sequence[_Started]) -> list[Ended]:
+    """How each of several ends."""
+    ended: dict[int, Ended] = {}
+    while len(ended) < len(running):
+        for started in running:
+            if started.process not in ended and (end := started.poll()) is not None:
+                ended[started.process] = end
+        time.sleep(0.01)
+    return [ended[it.process] for it in running]
+
+
+def _strike(blow: Blow, whom: int | None) -> bool:
     """Whether there was somebody to be struck."""
-    whom = blow.at(process)
     if whom is None:
         return False
     try:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from builder.tools.webserver import serving
 from tests.mirror import mirror
 
 _INSIDE = "GOLDEN_TORTURE_WORLD"
@@ -61,8 +63,7 @@ def reboot(libvirt: Libvirt, *keep: int) -> None:
     """
     libvirt.end()
     for pid in processes(*keep):
-        with contextlib.suppress(ProcessLookupError):
-            kill(pid)
+        kill(pid)
     wait_until(lambda: not processes(*keep), "processes end")
     for path in Path("/run/libvirt").rglob("*"):
         if not path.is_dir():
@@ -75,27 +76,42 @@ def _mount(place: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", place], check=True)
 
 
-class Upstream:
-    """A mirror in a process of its own, as it has threads, and the campaign forks.
+class Server:
+    """A web server in a process of its own, as it has threads, and the campaign forks. It says where, and waits."""
 
-    files: path without its leading slash -> what is there.
-    """
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(self, served: AbstractContextManager[str]) -> None:
         reader, writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.setsid()
-            with mirror() as served:
-                for name, data in files.items():
-                    served.put(name, data)
-                os.write(writer, served.url.encode())
-                os.close(writer)
-                while True:
-                    signal.pause()
+            try:
+                os.setsid()
+                with served as url:
+                    os.write(writer, url.encode())
+                    os.close(writer)
+                    while True:
+                        signal.pause()
+            finally:
+                os._exit(1)
         os.close(writer)
         with os.fdopen(reader) as said:
             self.url = said.read()
+
+
+@contextlib.contextmanager
+def upstream(files: Mapping[str, bytes]) -> Iterator[str]:
+    """A mirror's address. files: path without its leading slash -> what is there."""
+    with mirror() as served:
+        for name, data in files.items():
+            served.put(name, data)
+        yield served.url
+
+
+@contextlib.contextmanager
+def folder_served(folder: Path) -> Iterator[str]:
+    """The address of a folder, which may be made anew meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with serving(folder) as server:
+        yield server.url
 
 
 class Libvirt:
@@ -114,10 +130,10 @@ class Libvirt:
             lambda: not virsh("list", "--all", "--name", is_checked=False).startswith("error"), "libvirtd answers"
         )
 
-    def end(self) -> None:
+    def end(self, *, by: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._process.send_signal(by)
+            self._process.wait(_PATIENCE_S)
 
     @property
     def pid(self) -> int:
@@ -199,8 +215,10 @@ def wait_until(is_true: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def kill(process: int) -> None:
-    os.kill(process, signal.SIGKILL)
+def kill(process: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """If it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, by)
 
 
 def leave(folder: Path) -> None:

@@ -31,21 +31,27 @@ def artifacts_dir(request, working_dir):
     return folder
 
 
-@pytest.fixture(scope="module")
-def deploy(golden_machines, golden_image, artifacts_dir):
+@pytest.fixture(scope="session")
+def backend(golden_machines):
+    """What makes the machines of a deployment, and what another backend would have to be: roles in, machines out."""
+    return golden_machines
+
+
+@pytest.fixture(scope="session")
+def deploy(backend, golden_image, artifacts_dir):
     """An engine and a host, of one image here, on a network of their own; logs and package lists of both are kept."""
-    with golden_machines(engine=golden_image, host0=golden_image, lan=True) as machines:
+    with backend(engine=golden_image, host0=golden_image, lan=True) as machines:
         yield machines
         for name, machine in machines.items():
             Path(artifacts_dir, f"{name}-pkglist.txt").write_text(machine.packages())
             Path(artifacts_dir, f"{name}-console.log").write_text(machine.console())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine(deploy):
     return deploy["engine"].host
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def host0(deploy):
     return deploy["host0"].host

@@ -1,4 +1,4 @@
-"""The machines of the deployment are up, are what they should be, and are not twins. One deployment for the module."""
+"""The machines of the deployment are up, are what they should be, and are not twins. One deployment for the session."""
 
 
 def test_distribution(engine, host0, ost_images_distro):
