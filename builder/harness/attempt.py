@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from builder.errors import GoldenError, HostError, ToolError
@@ -114,7 +114,7 @@ class _Attempt:
                     boot_timeout_s=first.boot_s,
                     fatal=self._fatal,
                     is_stopped=self._stop.is_set,
-                    on_start=lambda guests: self._started(guests, connection),
+                    on_start=lambda guests: self._started(guests, connection, self._collectors.values()),
                     on_failure=lambda guests, error: self._did_not_boot(guests, error, connection, begin),
                 ) as guests,
             ):
@@ -129,14 +129,16 @@ class _Attempt:
             self._rest("host", _one_line(error), begin)
         return self._outcomes
 
-    def _started(self, guests: Mapping[str, Guest], connection: libvirt.Connection) -> None:
+    def _started(
+        self, guests: Mapping[str, Guest], connection: libvirt.Connection, collectors: Iterable[Collector]
+    ) -> None:
         """As soon as they are on. One that restarts, even while it boots, is of no use unless its tests say so."""
         if not any(test.may_reboot for test in self._job.tests):
             for guest in guests.values():
                 domain = connection.find(f"golden-{guest.address.clone}")
                 if domain is not None and not domain.is_off():
                     domain.end_on_reboot()
-        for collector in self._collectors.values():
+        for collector in collectors:
             collector.start(guests, connection)
 
     def _on(self, guests: dict[str, Guest], connection: libvirt.Connection, begin: float) -> None:
@@ -176,7 +178,7 @@ class _Attempt:
                 is_waited=False,
                 is_stopped=self._stop.is_set,
                 before_start=before_start,
-                on_start=lambda guests: self._started(guests, connection),
+                on_start=lambda guests: self._started(guests, connection, [collector]),
             ) as guests,
         ):
             failure: tuple[Cause, str] | None = None

@@ -185,6 +185,14 @@ def test_without_libvirt_every_command_says_what_to_start(golden: Command, tmp_p
         assert "libvirtd" in err
 
 
+def test_several_have_room_together_or_not_at_all(golden: Command) -> None:
+    words = ("--count", "2", "--image", IMAGE, "--memory", "64 MiB", "--host-memory", "100 MiB", "--no-wait")
+    code, _, err = golden("create", golden.prefix, *words)
+    both = f"{golden.prefix}-1, {golden.prefix}-2 would need 128 MiB of memory, and golden's machines have 100 MiB"
+    assert (code, both in err) == (3, True), err
+    assert golden.json("list") == []
+
+
 def test_memory_is_shared_by_all_and_waited_for_if_wanted(golden: Command, open_path: Path) -> None:
     """One takes, unused, all that there is to be; machines of others, which come and go, have room when it is gone."""
     golden.json("create", golden.prefix, "--image", IMAGE, "--memory", "8 GiB", "--no-wait")
