@@ -310,7 +310,7 @@ _GC = (("clone", "gc"),)
 _COLLECT = (("collect",),)
 _FILE = "{folder}/out-folder/disk.raw"
 _STEP = (
-    *("--state", "{folder}/worker", "step", "sandbox-app", "--rebuild"),
+    *("--file", "{folder}/mended.toml", "--state", "{folder}/worker", "step", "sandbox-twice"),
     *("--from", "{channel}/candidate", "--to", "{folder}/delivered", "--retries", "0"),
 )
 
@@ -351,7 +351,14 @@ SCENARIOS = (
         undo=("--file", "{folder}/mended.toml", "build", "sandbox-twice"),
     ),
     Scenario("a step elsewhere", "more", _STEP, delivered, before=_with_worker),
-    Scenario("accept", "more", ("accept", "{folder}/delivered"), accepted, before=_with_delivery, afterwards=_COLLECT),
+    Scenario(
+        "accept",
+        "more",
+        ("--file", "{folder}/mended.toml", "accept", "{folder}/delivered"),
+        accepted,
+        before=_with_delivery,
+        afterwards=_COLLECT,
+    ),
     Scenario(
         "several at once",
         "more",
