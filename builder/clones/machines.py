@@ -145,10 +145,10 @@ class _Starter:
 
             with self._reserved(), saved.lock(self._state, memory.circumstances.key):
                 renewal = self._with_ports(resume)
-            # While the guest is at it: what libvirt is to know of it once it is off.
-            self._define(self._lease)
             renewal.wait_until_reachable()
             greeted = beside.submit(self._greet, self._lease)
+            # While the guest is at it: what libvirt is to know of it once it is off.
+            self._define(self._lease)
             renewal.wait()
             greeted.result()
         return self._lease
