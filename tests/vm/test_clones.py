@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.vm.conftest import Golden
-from tests.vm.test_outputs import DUID
+from tests.vm.test_outputs import duids
 
 NO_IMAGES = ("--images", "/no/images")
 COLD, WARM = ("cold1", "cold2", "cold3"), ("warm1", "warm2")
@@ -24,7 +24,6 @@ IDENTITY = {
     "hostname": "hostname",
     "random seed": "sha256sum < /var/lib/systemd/random-seed",
     "random numbers": "head -c 32 /dev/urandom | sha256sum",
-    "DUID": DUID,
 }
 
 
@@ -120,6 +119,8 @@ def test_no_two_clones_share_anything_that_should_be_theirs(
         found = answers(golden, command, *everybody)
         assert all(found.values()), what
         assert len(set(found.values())) == len(found), f"{what}: {found}"
+    found = duids(golden, *everybody)
+    assert len({"", *found.values()}) == len(found) + 1, f"DUID: {found}"
     assert answers(golden, "hostname", *everybody) == {name: name for name in everybody}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,29 @@ from tests.rpms import make_rpm
 from tests.vm.conftest import Golden
 
 # The sandbox's network identifies itself by its MAC address, so networkd is told to use its DUID; in the lease it comes
-# after a type and an IAID (RFC 4361).
-DUID = """
+# after a type and an IAID (RFC 4361). The network goes for a moment, and connections may go with it.
+ASK_BY_DUID = """
 mkdir -p /etc/systemd/network/80-dhcp.network.d
 printf '[DHCPv4]\\nClientIdentifier=duid\\n' > /etc/systemd/network/80-dhcp.network.d/duid.conf
-networkctl reload
-networkctl reconfigure eth0
-timeout 60 sh -c 'until grep -qs ^CLIENTID=ff /run/systemd/netif/leases/*; do sleep 0.2; done'
-sed -n 's/^CLIENTID=ff........//p' /run/systemd/netif/leases/*
+nohup sh -c 'sleep 3; networkctl reload; networkctl reconfigure eth0' < /dev/null > /dev/null 2>&1 &
 """
+DUID = "sed -n 's/^CLIENTID=ff........//p' /run/systemd/netif/leases/*"
+DUID_S = 300
 NO_IMAGES = ("--images", "/no/images")
+
+
+def duids(golden: Golden, *names: str) -> dict[str, str]:
+    """Of each clone, what its DHCP client calls itself once it has asked again."""
+
+    def answers(command: str) -> dict[str, str]:
+        with golden.started("clone", "exec", *names, "--json", "--", command) as asking:
+            return {one["name"]: one["stdout"].strip() for one in json.loads(asking.communicate()[0])}
+
+    answers(ASK_BY_DUID)
+    deadline = time.monotonic() + DUID_S
+    while not all((found := answers(DUID)).values()) and time.monotonic() < deadline:
+        time.sleep(1)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +98,13 @@ def test_two_clones_of_a_flat_image_are_no_twins(golden: Golden, flat: dict[str,
     for what, command in {
         "machine-id": "cat /etc/machine-id",
         "host keys": "cat /etc/ssh/ssh_host_*_key.pub",
-        "DUID": DUID,
         "random seed": "sha256sum < /var/lib/systemd/random-seed",
         "boot id": "cat /proc/sys/kernel/random/boot_id",
     }.items():
         first, second = (golden("clone", "ssh", name, "--", command).stdout for name in both)
         assert first.strip() and second.strip(), what
         assert first != second, what
+    assert len({"", *duids(golden, *both).values()}) == 3
     packages = {golden("clone", "ssh", name, "--", "rpm -qa | sort").stdout for name in both}
     assert len(packages) == 1
     assert golden("clone", "ssh", both[0], "--", "raku", "-e", "say 6 * 7").stdout == "42\n"
