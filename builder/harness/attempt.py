@@ -10,11 +10,11 @@ from pathlib import Path
 
 from builder.errors import GoldenError, HostError, ToolError
 from builder.frozen import Frozen
-from builder.harness import disk_results, payload
+from builder.harness import boot, disk_results, payload
 from builder.harness.declaration import Test
 from builder.harness.evidence import KINDS, Collector, Kind
 from builder.harness.guest import Guest
-from builder.harness.lab import BOOT_TRIES, Lab, Wanted, start_again
+from builder.harness.lab import Lab, Wanted
 from builder.harness.outcome import Cause, Outcome
 from builder.harness.schedule import Job
 from builder.harness.watch import HARDENING, HICCUP, Lost, Watch, patterns
@@ -196,7 +196,7 @@ class _Attempt:
     def _wait_until_off(
         self, context: payload.Context, guests: Mapping[str, Guest], connection: libvirt.Connection
     ) -> None:
-        for remaining in reversed(range(BOOT_TRIES)):
+        for remaining in reversed(range(boot.TRIES)):
             try:
                 disk_results.wait(context, Watch(guests, connection, fatal=self._fatal, stop=self._stop, may_end=True))
                 return
@@ -204,7 +204,7 @@ class _Attempt:
                 if HICCUP not in lost.why or not remaining:
                     raise
                 for guest in guests.values():
-                    start_again(guest, connection)
+                    boot.start_again(guest, connection)
 
     def _context(self, test: Test, *, limit_s: float) -> payload.Context:
         """limit_s: for all that it does, with KVM."""

@@ -6,28 +6,24 @@ import contextlib
 import itertools
 import os
 import secrets
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import clones, config, preflight
 from builder.clones import first_start, pools, ready
 from builder.clones.memory import promised
-from builder.errors import ConfigError, GoldenError, ToolError
+from builder.errors import ConfigError, GoldenError
 from builder.frozen import Frozen
-from builder.harness import lans
+from builder.harness import boot, lans
 from builder.harness.guest import Address, Guest
-from builder.harness.watch import HICCUP
 from builder.model import Firmware
 from builder.preflight import kvm
 from builder.preflight.kvm import Accelerator
 from builder.progress import Reporter
 from builder.store import Store, default_state
 from builder.tools import libvirt, ssh
-from builder.tools.console import GUEST_FATAL, Console, Patterns
+from builder.tools.console import GUEST_FATAL, Patterns
 from builder.tools.domain import Forward, Nic, mac
 
 _numbers = itertools.count(1)
@@ -35,9 +31,6 @@ _numbers = itertools.count(1)
 # How long a test waits for the machines of others to go; and for one that took the room in the last moment.
 MEMORY_WAIT_S = 1800.0
 _START_WAIT_S = 30.0
-
-# For a machine that met a hiccup of its host's.
-BOOT_TRIES = 3
 
 
 class Wanted(Frozen):
@@ -76,7 +69,7 @@ class Lab:
     """All that machines for tests need of this host.
 
     images: folder of installed images. builds: of the project, where there is one. key: lets golden into the images.
-    is_warm: whether the memory of an image is saved by itself when a second machine of it is wanted; False: all boot,
+    is_warm: whether the memory of an image is saved by itself when its first machine is wanted; False: all boot,
     whatever is saved; None: they go on from what is saved. reporter: hears what is worth a word. host_mib: what
     golden's machines of this host may declare together; the host's memory if None. memory_wait_s: how long machines
     wait for those of others to go.
@@ -131,10 +124,9 @@ class Lab:
         """Machines by their roles that answer inside the block and are gone after it, however it ends.
 
         They boot at the same time. boot_timeout_s: with KVM; multiplied where there is none. is_waited: whether
-        for an answer on SSH. fatal: console lines
-        after which waiting is no use. is_stopped: whether to give up waiting. before_start:
-        told of a machine's folder, with its disks, before it is on. on_start: told of the machines as soon
-        as they are on; on_failure: of a boot that failed, while what is left of them is still there.
+        for an answer on SSH. fatal: console lines after which waiting is no use. is_stopped: whether to give up
+        waiting. before_start: told of a machine's folder, with its disks, before it is on. on_start: told of the
+        machines as soon as they are on; on_failure: of a boot that failed, while what is left of them is still there.
         Raises ConfigError, HostError, ToolError or VerifyError.
         """
         limit_s = (boot_timeout_s or clones.BOOT_TIMEOUT_S) * self.accelerator.time_factor
@@ -155,7 +147,7 @@ class Lab:
                 yield guests
                 return
             try:
-                _wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
+                boot.wait_for_all(guests, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_stopped)
                 lans.join(guests, time_factor=self.accelerator.time_factor)
             except GoldenError as error:
                 on_failure(guests, error)
@@ -335,94 +327,3 @@ def open_lab(
 def _unique_name(role: str) -> str:
     """A clone's name that no other test of this host has; roles are short, as the name may take 40 characters."""
     return f"{role[:20]}-{os.getpid()}-{next(_numbers)}"
-
-
-def _wait_for_all(
-    guests: Mapping[str, Guest],
-    connection: libvirt.Connection,
-    *,
-    limit_s: float,
-    fatal: Patterns,
-    is_stopped: Callable[[], bool],
-) -> None:
-    """Until all answer. The first that will not, or an interrupt, ends the wait for the others, too."""
-    given_up = threading.Event()
-
-    def is_over() -> bool:
-        return given_up.is_set() or is_stopped()
-
-    with ThreadPoolExecutor(max_workers=max(1, len(guests))) as pool:
-        waits = [
-            pool.submit(_wait, guest, connection, limit_s=limit_s, fatal=fatal, is_stopped=is_over)
-            for guest in guests.values()
-        ]
-        try:
-            for wait in as_completed(waits):
-                wait.result()
-        except BaseException:
-            given_up.set()
-            raise
-
-
-def start_again(guest: Guest, connection: libvirt.Connection) -> None:
-    """Its console begins anew: what it said before is of a boot that does not count."""
-    guest.is_up = False
-    domain = connection.find(f"golden-{guest.address.clone}")
-    if domain is not None:
-        domain.destroy()
-        with contextlib.suppress(FileNotFoundError):
-            os.truncate(guest.address.console, 0)
-        domain.start()
-
-
-def _wait(
-    guest: Guest,
-    connection: libvirt.Connection,
-    *,
-    limit_s: float,
-    fatal: Patterns,
-    is_stopped: Callable[[], bool],
-) -> float:
-    """Seconds until SSH answered. A console that says that it never will ends the wait at once."""
-    begin = time.monotonic()
-    for remaining in reversed(range(BOOT_TRIES)):
-        console = Console(guest.address.console, fatal)
-        try:
-            _wait_once(guest, connection, console, limit_s=limit_s, is_stopped=is_stopped)
-            break
-        except ToolError as error:
-            console.poll()
-            line = console.fatal.line if console.fatal else ""
-            if HICCUP in line and remaining and not is_stopped():
-                start_again(guest, connection)
-                continue
-            said = f"{console.fatal.kind}: {line}" if console.fatal else error.what
-            error.what = f"{guest.name} ({guest.image}) did not boot: {said}"
-            error.details.append(("after", f"{time.monotonic() - begin:.0f} s"))
-            error.details.append(("console", console.tail() or "(it said nothing)"))
-            raise
-    return time.monotonic() - begin
-
-
-def _wait_once(
-    guest: Guest,
-    connection: libvirt.Connection,
-    console: Console,
-    *,
-    limit_s: float,
-    is_stopped: Callable[[], bool],
-) -> None:
-    domain = connection.find(f"golden-{guest.address.clone}")
-
-    def is_alive() -> bool:
-        console.poll()
-        return console.fatal is None and domain is not None and domain.is_alive() and not is_stopped()
-
-    ssh.wait_until_answers(
-        guest.target,
-        timeout_s=limit_s,
-        is_alive=is_alive,
-        note=lambda _: None,
-        is_up=guest.is_up,
-        login=guest.login,
-    )
