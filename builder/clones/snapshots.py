@@ -70,16 +70,16 @@ def check(found: Snapshot, place: Path) -> None:
     """Read all of a snapshot. Raises VerifyError if it is not what was taken."""
     for file, crc32 in (found.crc32 or {}).items():
         path = place / file
-        reason = "is gone" if not path.is_file() else "was changed after it was taken" if _crc32(path) != crc32 else ""
-        if reason:
-            raise VerifyError(
-                f"the snapshot '{found.name}' is damaged: {path} {reason}",
-                try_next=f"rm -r {place}, which gives the snapshot up",
-            )
-
-
-def _crc32(file: Path) -> int:
-    return mapped_memory.checksum(file)
+        if not path.is_file():
+            reason = "is gone"
+        elif mapped_memory.checksum(path) != crc32:
+            reason = "was changed after it was taken"
+        else:
+            continue
+        raise VerifyError(
+            f"the snapshot '{found.name}' is damaged: {path} {reason}",
+            try_next=f"rm -r {place}, which gives the snapshot up",
+        )
 
 
 def take(name: str, snapshot: str, *, state: Path, connection: Connection, reporter: Reporter) -> Snapshot:
@@ -114,7 +114,7 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
             found = Snapshot(
                 name=snapshot,
                 has_memory=is_on,
-                crc32={file.name: _crc32(file) for file in sorted(aside.iterdir())},
+                crc32={file.name: mapped_memory.checksum(file) for file in sorted(aside.iterdir())},
                 size_bytes=sum(file.stat().st_blocks * 512 for file in aside.iterdir()),
                 made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             )
