@@ -48,6 +48,24 @@ rm {target}.found
 """
 
 
+# Where NetworkManager's profiles are, and the older scripts'.
+PROFILES = ("/etc/NetworkManager/system-connections", "/etc/sysconfig/network-scripts")
+
+
+def untie_profiles(folders: Sequence[str]) -> str:
+    """Shell lines for the guest: profiles there that are for one card of QEMU's, by its address, are for any card.
+
+    Installers and cloud-init write such ones of the machine that they run in, which no clone is. What gives a card
+    an address stays. Sources: nm-settings-keyfile(5), "mac-address"; initscripts' sysconfig.txt, "HWADDR".
+    """
+    tie = '[[:space:]]*=[[:space:]]*"?52:54:00:'
+    return f"""\
+grep -rlisE '^(mac-address|HWADDR){tie}' {shlex.join(folders)} | while read -r file; do
+    sed -i -E -e '/^\\[(802-3-)?ethernet\\]/,/^\\[/{{/^mac-address{tie}/Id}}' -e '/^HWADDR{tie}/Id' "$file"
+done
+"""
+
+
 # What makes a guest itself, or only this build of it, is taken out: machine-id, host keys, seeds, leases, logs, caches.
 # The package list comes first, because a guest without packages was never installed, whatever the tools said.
 _CLEAN = f"""\
@@ -75,6 +93,10 @@ rm -f /boot/loader/random-seed /boot/efi/loader/random-seed /efi/loader/random-s
 rm -f /var/lib/NetworkManager/*.lease /var/lib/NetworkManager/secret_key /var/lib/NetworkManager/timestamps
 rm -rf /var/lib/systemd/network/* /var/lib/dhclient/* /var/lib/dhcp/*.leases
 rm -f /var/lib/dhcpcd/duid /var/lib/dhcpcd/secret /var/lib/dhcpcd/*.lease* /var/lib/dhcpcd5/* /etc/dhcpcd.duid
+{untie_profiles(PROFILES)}\
+# cloud-init begins anew in each clone, which is no instance that it knows. A seed that was put there stays.
+# Source: cloud-init's documentation, "cloud-init clean".
+rm -rf /var/lib/cloud/instance /var/lib/cloud/instances /var/lib/cloud/data /var/lib/cloud/sem
 rm -f /root/.bash_history /home/*/.bash_history
 # Empty, not gone: systemd then makes a new one at each first boot. Source: machine-id(5).
 : > /etc/machine-id

@@ -149,6 +149,14 @@ def test_the_preparation_is_one_that_a_shell_can_read(tmp_path: Path, cloud_init
     subprocess.run(["sh", "-n"], input=prepare.script, text=True, check=True)
 
 
+def test_the_images_seed_says_nothing_of_the_instance() -> None:
+    """cloud-init takes what a seed in the image says before what a clone's own says, which would be no new instance."""
+    source = SOURCE.model_copy(update={"cloud_init": "keep"})
+    script = importing.preparation(IMAGE, source, ssh_public_key="k").script
+    assert "printf '{}\\n' > /var/lib/cloud/seed/nocloud/meta-data" in script
+    assert "instance-id" not in script
+
+
 def test_a_comment_in_the_key_is_never_a_command() -> None:
     prepare = importing.preparation(IMAGE, SOURCE, ssh_public_key="ssh-ed25519 AAAA it's $(mine)")
     assert """key='ssh-ed25519 AAAA it'"'"'s $(mine)'\n""" in prepare.script
