@@ -13,7 +13,7 @@ from builder.media import Repository
 from builder.model import Limits
 from builder.steps import Ansible, Reboot, Shell, Sparrowdo, Step, name_of
 from builder.tools import ansible, lent_repositories, proxies, scratch_disk, ssh
-from builder.tools.console import Console
+from builder.tools.console import GUEST_FATAL, Console
 from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
@@ -197,7 +197,7 @@ class _Guest:
         self._project = project
         self._target = target
         self._login = login
-        self._console = Console(machine.console_log)
+        self._console = Console(machine.console_log, GUEST_FATAL)
         self._logs = logs
         self._limits = limits
         self._time_factor = time_factor

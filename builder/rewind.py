@@ -16,7 +16,7 @@ from builder.model import Distribution, Image
 from builder.steps import name_of
 from builder.store import Store
 from builder.tools import qemu_img, ssh
-from builder.tools.console import Console
+from builder.tools.console import GUEST_FATAL, Console
 from builder.tools.domain import Disk, Label, Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, PortTaken
@@ -81,7 +81,7 @@ def opened(
             machine = _machine(trail, distribution, (work / "disk.qcow2", *below), work=work, is_kvm=is_kvm)
             try:
                 with connection.running(domain_xml(machine)) as domain:
-                    console = Console(machine.console_log)
+                    console = Console(machine.console_log, GUEST_FATAL)
 
                     def is_alive(console: Console = console, is_on: Callable[[], bool] = domain.is_alive) -> bool:
                         console.poll()

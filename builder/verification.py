@@ -21,7 +21,7 @@ from builder.progress import Reporter
 from builder.promises import Promises, promises
 from builder.store import Store
 from builder.tools import junit, ssh
-from builder.tools.console import Console
+from builder.tools.console import GUEST_FATAL, Console
 from builder.tools.libvirt import Connection, Domain
 from builder.verdicts import Check, Verdict
 
@@ -229,7 +229,7 @@ def clone(bench: Bench, build: Build, *, kept: Path) -> Iterator[Guest]:
         if domain is None:
             raise ToolError(f"the clone of {build.stem} went away")
         target = ssh.Target(port=lease.ssh_port, key=bench.project.ssh_key)
-        yield Guest(target=target, domain=domain, console=Console(log))
+        yield Guest(target=target, domain=domain, console=Console(log, GUEST_FATAL))
     finally:
         if log.exists():
             shutil.copyfile(log, kept / "console.log")

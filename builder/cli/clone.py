@@ -38,7 +38,11 @@ def clone() -> None:
 @json_option
 @pass_session
 def list_(session: Session, as_json: bool) -> None:
-    """List the clones of this machine."""
+    """List the clones of this machine.
+
+    They are running, off, or paused, as virsh has it: their disk found no room on this host, or somebody did it.
+    `golden clone start` lets them go on.
+    """
     found = list(clones.leases(session.state))
     states = _states(found)
     if as_json:
@@ -200,5 +204,5 @@ def _states(leases: Sequence[clones.Lease]) -> dict[str, str]:
         with libvirt.connect(uri) as connection:
             for lease in leases:
                 if lease.uri == uri:
-                    states[lease.name] = "running" if clones.is_running(lease, connection) else "off"
+                    states[lease.name] = clones.state_of(lease, connection)
     return states

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from builder.clones import ready
-from builder.clones.access import BOOT_TIMEOUT_S, is_running, target, wait
+from builder.clones.access import BOOT_TIMEOUT_S, is_running, state_of, target, wait
 from builder.clones.leases import (
     Lease,
     Owner,
@@ -68,6 +68,7 @@ __all__ = [
     "repair",
     "running",
     "start",
+    "state_of",
     "stop",
     "target",
     "this_process",

@@ -25,6 +25,14 @@ def is_running(lease: Lease, connection: Connection) -> bool:
     return domain is not None and not domain.is_off()
 
 
+def state_of(lease: Lease, connection: Connection) -> str:
+    """running, paused (it stands still: this host's disk is full, or somebody paused it) or off. Terms of virsh(1)."""
+    domain = connection.find(lease.domain_name)
+    if domain is None or domain.is_off():
+        return "off"
+    return "paused" if domain.is_paused() else "running"
+
+
 def running(lease: Lease, connection: Connection) -> Domain:
     """The clone's machine. Raises HostError if it is off, or stands still."""
     domain = connection.find(lease.domain_name)

@@ -20,7 +20,6 @@ from builder.progress import Reporter
 from builder.tools.domain import Machine, domain_xml
 from builder.tools.free_port import free_port
 from builder.tools.libvirt import Connection, Domain, PortTaken
-from builder.tools.standstill import StandsStill
 
 T = TypeVar("T")
 
@@ -50,10 +49,8 @@ def start(
         lease = find(state, name)
         domain = connection.find(lease.domain_name)
         if domain is not None and not domain.is_off():
-            try:
-                domain.is_alive()
-            except StandsStill:
-                domain.go_on()  # there may be room by now
+            if domain.is_paused():
+                domain.go_on()  # its disk had no room, and there may be some by now; or somebody paused it
             return lease
         if not (directory(state, name) / DISK).exists():
             raise VerifyError(

@@ -57,6 +57,12 @@ class Domain:
                     return True
                 raise
 
+    def is_paused(self) -> bool:
+        """Whether it is on and stands still, for whatever reason."""
+        with _asking(f"look at the domain '{self.name}'"), _unless(libvirt.VIR_ERR_NO_DOMAIN):
+            return bool(self._handle.state()[0] == libvirt.VIR_DOMAIN_PAUSED)
+        return False
+
     def is_alive(self) -> bool:
         """Whether it is on, for those who wait for it: raises StandsStill if nothing will ever come.
 

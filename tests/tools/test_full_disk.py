@@ -294,6 +294,7 @@ def test_a_clone_that_stands_still_says_so_and_is_started_again(
     said = golden("start", name, status=3)
     assert f"the machine '{lease.domain_name}' {GONE_WRONG}" in said
     assert "disk.qcow2" in said and re.search(rf"[0-9.]+ (B|KiB) in {small}/", said)
+    assert json.loads(golden("list", "--json"))[0]["state"] == "paused"
     said = golden("ssh", name, status=3)
     assert f"make room: golden collect, golden clone gc, golden cache prune; then golden clone start {name}" in said
     make_room(small)

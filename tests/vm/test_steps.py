@@ -32,7 +32,8 @@ WantedBy=multi-user.target
   { selinux = { mode = "permissive" } },
   { script = "files/set up.sh" },
   { run = ["install -m 0644 '/opt/my app/harness' /root/.ssh/id_test", "echo offline says so"] },
-  { shell = ["systemctl start beacon.service", "test $(wc -l < /var/lib/beacon) = 1"] },
+  # What a service prints ends no build; an installer's would have.
+  { shell = ["echo 'Traceback (most recent call last)' > /dev/console", "systemctl start beacon.service", "test $(wc -l < /var/lib/beacon) = 1"] },
   { ansible = "ansible/site.yml", vars = { greeting = "hello" } },
   { reboot = true },
   { shell = ['''
