@@ -38,6 +38,15 @@ SSH, LIB = Path("/etc/ssh"), Path("/var/lib")
 # What networkd says of each card, and where files of its are that live as long as the machine is on.
 LINKS, NETWORKS = Path("/run/systemd/netif/links"), Path("/run/systemd/network")
 
+# Where a profile may be tied to one card, and by which words.
+PROFILES = (
+    Path("/etc/NetworkManager/system-connections"),
+    Path("/run/NetworkManager/system-connections"),
+    Path("/etc/sysconfig/network-scripts"),
+)
+TIES = ("mac-address", "hwaddr")
+IPV6 = Path("/proc/sys/net/ipv6/conf")
+
 BREATH_S = 2
 ADDRESS_S = 5
 LISTEN_S = 5
@@ -112,7 +121,8 @@ def keep_addresses(cards: Any) -> Any:
     """Have networkd keep what DHCP gave a card whose address changes, until it is given the same again.
 
     cards: those that have got one. Else the card is without an address for a moment, and who connects then waits for
-    seconds. Returns the files that say so, which are in memory alone.
+    seconds. NetworkManager needs no telling: it leaves a card alone whose address changes, and takes it over as it is
+    when it is restarted (1.42). Returns the files that say so, which are in memory alone.
     Source: systemd.network(5), KeepConfiguration; networkctl(1), reload.
     """
     files = []
@@ -186,6 +196,30 @@ def let_in(line: str) -> None:
         file.write(line + "\n")
 
 
+def untie(macs: Any) -> None:
+    """Profiles that are for a card of one of these addresses, which no card will have again, are for any."""
+    for path in [path for folder in PROFILES for path in folder.glob("*") if path.is_file()]:
+        with contextlib.suppress(UnicodeDecodeError):
+            lines = path.read_text().splitlines(True)
+            kept = [line for line in lines if not is_tie(line, macs)]
+            if kept != lines:
+                path.write_text("".join(kept))
+
+
+def is_tie(line: str, macs: Any) -> bool:
+    word, _, value = line.partition("=")
+    return word.strip().lower() in TIES and value.strip().strip("\"'").lower() in macs
+
+
+def forget_ipv6(cards: Any) -> None:
+    """Addresses that follow from the old MAC address, machine-id or secret; nobody else gives them up."""
+    for card in cards:
+        switch = IPV6 / card / "disable_ipv6"
+        if switch.exists() and switch.read_text().strip() == "0":
+            switch.write_text("1\n")
+            switch.write_text("0\n")
+
+
 def restart_others(has_rsa: bool, here: Any) -> None:
     """What has the old machine-id in mind: the journal, and DHCP's identifiers, which are made of it."""
     for folder, pattern in (("NetworkManager", "*.lease"), ("NetworkManager", "secret_key"), ("dhclient", "*")):
@@ -194,7 +228,10 @@ def restart_others(has_rsa: bool, here: Any) -> None:
     units = [unit for unit in ("systemd-networkd", "NetworkManager") if call("systemctl", "-q", "is-active", unit) == 0]
     call("systemctl", "--no-block", "restart", "systemd-journald")
     if units:
-        call("systemctl", "restart", *units)  # is over when it has read its files
+        untie(here.cards)
+        call("systemctl", "stop", *units)
+        forget_ipv6(here.with_address)
+        call("systemctl", "start", *units)  # is over when it has read its files
     for file in here.kept:
         file.unlink()
     if has_rsa:

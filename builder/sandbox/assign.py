@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from builder.sandbox import debian
@@ -50,7 +51,7 @@ def assign(definition: Definition, debs: dict[str, Deb]) -> Contents:
 
     guest, additions = closure("guest"), closure("updates")
     owners = {name: definition.owner(name) or LEFT_OVER for name in guest}
-    owners |= {name: name for name in additions if name not in owners}
+    owners |= {name: definition.adding(name) or name for name in additions if name not in owners}
     requirements = _requirements(owners, debs)
 
     def content(package: Package, names: list[str]) -> Content:
@@ -69,18 +70,25 @@ def assign(definition: Definition, debs: dict[str, Deb]) -> Contents:
         version=definition.release,
     )
     packages = [*definition.packages, left_over]
+    known = {package.name: package for package in definition.additions}
     kernels = closure("boot")
     return Contents(
         base=tuple(content(p, [name for name in guest if owners[name] == p.name]) for p in packages),
         updates=tuple(content(p, [name for name in guest if owners[name] == p.name]) for p in definition.updates),
         additions=tuple(
-            content(_single(debs[name], definition), [name])
-            for name in additions
-            if owners[name] == name and name not in guest
+            content(known.get(owner) or _single(debs[owner], definition), names)
+            for owner, names in _by_owner([name for name in additions if name not in guest], owners).items()
         ),
         installer=tuple(debs[name] for name in closure("installer") if name not in guest),
         boot=tuple(debs[name] for name in kernels if name.startswith(("linux-image-", "busybox"))),
     )
+
+
+def _by_owner(names: Iterable[str], owners: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(owners[name], []).append(name)
+    return found
 
 
 def _single(deb: Deb, definition: Definition) -> Package:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ class Package:
 
 @dataclass(frozen=True)
 class Definition:
-    """packages: of the base, in the order of the file. updates: newer versions of some of them."""
+    """packages: of the base, in the order of the file. updates: newer versions of some of them.
+
+    additions: those RPMs that are new in the updates repository and carry several Debian packages.
+    """
 
     release: str
     updates_release: str
@@ -49,11 +53,19 @@ class Definition:
     packages: tuple[Package, ...]
     updates: tuple[Package, ...]
     core: tuple[str, ...]
+    additions: tuple[Package, ...] = ()
 
     def owner(self, debian: str) -> str | None:
-        """The package that carries a Debian package, or None if no package claims it."""
-        owners = (p.name for p in self.packages if any(fnmatch.fnmatchcase(debian, pattern) for pattern in p.debian))
-        return next(owners, None)
+        """The package of the base that carries a Debian package, or None if none claims it."""
+        return _owner(debian, self.packages)
+
+    def adding(self, debian: str) -> str | None:
+        """The same among the additions."""
+        return _owner(debian, self.additions)
+
+
+def _owner(debian: str, packages: Iterable[Package]) -> str | None:
+    return next((p.name for p in packages if any(fnmatch.fnmatchcase(debian, it) for it in p.debian)), None)
 
 
 def load(file: Path = DATA / "distribution.toml") -> Definition:
@@ -68,6 +80,7 @@ def load(file: Path = DATA / "distribution.toml") -> Definition:
         packages=tuple(packages.values()),
         updates=tuple(_update(packages[name], row, table) for name, row in table["update"].items()),
         core=tuple(table["comps"]["core"]),
+        additions=tuple(_package(name, row, table) for name, row in table["addition"].items()),
     )
 
 

@@ -143,9 +143,48 @@ def test_networkd_is_told_to_keep_addresses_until_it_was_restarted(
     assert kept == networks / "80-dhcp.network.d" / "zz-golden-agent.conf"
     assert kept.read_text() == "[Network]\nKeepConfiguration=dhcp\n"
     assert calls == [("networkctl", "reload")]
-    agent.restart_others(False, argparse.Namespace(sshd=0, kept=[kept]))
-    assert calls[-1] == ("systemctl", "restart", "systemd-networkd", "NetworkManager")
+    monkeypatch.setattr(agent, "IPV6", tmp_path / "ipv6")
+    monkeypatch.setattr(agent, "PROFILES", ())
+    agent.restart_others(False, argparse.Namespace(sshd=0, kept=[kept], cards={}, with_address=["eth0"]))
+    units = ("systemd-networkd", "NetworkManager")
+    assert calls[-2:] == [("systemctl", "stop", *units), ("systemctl", "start", *units)]
     assert not kept.exists()
+
+
+def test_addresses_that_follow_from_who_the_guest_was_go_before_its_network_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switches = {card: tmp_path / card / "disable_ipv6" for card in ("eth0", "eth1")}
+    for card, state in (("eth0", "0\n"), ("eth1", "1\n")):
+        switches[card].parent.mkdir()
+        switches[card].write_text(state)
+    seen = []
+
+    def write_text(path: Path, text: str) -> None:
+        seen.append((path.parent.name, text))
+
+    monkeypatch.setattr(agent, "IPV6", tmp_path)
+    monkeypatch.setattr(Path, "write_text", write_text)
+    agent.forget_ipv6(["eth0", "eth1", "without-ipv6"])
+    assert seen == [("eth0", "1\n"), ("eth0", "0\n")]
+
+
+def test_a_profile_that_was_for_the_card_of_the_saved_guest_is_for_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "PROFILES", (tmp_path / "missing", tmp_path))
+    mine, other = tmp_path / "cloud-init-eth0.nmconnection", tmp_path / "ifcfg-eth1"
+    mine.write_text("[ethernet]\nmac-address=52:54:00:AA:BB:01\n\n[ipv4]\nmethod=auto\n")
+    mine.chmod(0o600)
+    other.write_text('HWADDR="52:54:00:aa:bb:02"\n')
+    (tmp_path / "no text").write_bytes(b"\xff\xfe=1")
+    agent.untie({"52:54:00:aa:bb:01": "eth0"})
+    assert mine.read_text() == "[ethernet]\n\n[ipv4]\nmethod=auto\n"
+    assert mine.stat().st_mode & 0o777 == 0o600
+    assert other.read_text() == 'HWADDR="52:54:00:aa:bb:02"\n'
+    assert (tmp_path / "no text").read_bytes() == b"\xff\xfe=1"
+    agent.untie({"52:54:00:aa:bb:02": "eth1"})
+    assert other.read_text() == ""
 
 
 def test_a_guest_without_networkd_has_nothing_to_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

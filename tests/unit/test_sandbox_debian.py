@@ -62,7 +62,7 @@ def test_rpms_require_the_rpms_that_carry_what_their_debian_packages_depend_on()
     recipe = definition.Definition(
         release="9.1",
         updates_release="9.2",
-        roots={"guest": ("base-files", "bash"), "updates": ("tree",), "installer": (), "boot": ()},
+        roots={"guest": ("base-files", "bash"), "updates": ("tree", "nm"), "installer": (), "boot": ()},
         ignored=frozenset(),
         unwanted=(),
         packages=(
@@ -71,8 +71,12 @@ def test_rpms_require_the_rpms_that_carry_what_their_debian_packages_depend_on()
         ),
         updates=(),
         core=("setup", "bash"),
+        additions=(definition.Package("network", "A network", debian=("nm", "libnm*")),),
     )
-    debs = world(deb("base-files", "bash"), deb("bash", "libc6"), deb("libc6"), deb("tree", "libc6, bash"))
+    debs = world(
+        *(deb("base-files", "bash"), deb("bash", "libc6"), deb("libc6"), deb("tree", "libc6, bash")),
+        *(deb("nm", "libnm0, libc6", version="1.42-1"), deb("libnm0", "libc6, bash", version="7-1")),
+    )
     contents = assign.assign(recipe, debs)
     requires = {content.package.name: content.requires for content in (*contents.base, *contents.additions)}
     assert requires == {
@@ -80,7 +84,11 @@ def test_rpms_require_the_rpms_that_carry_what_their_debian_packages_depend_on()
         "bash": ("setup", assign.LEFT_OVER),
         assign.LEFT_OVER: ("setup",),
         "tree": ("bash", "setup", assign.LEFT_OVER),
+        "network": ("bash", "setup", assign.LEFT_OVER),
     }
+    (network,) = [content for content in contents.additions if content.package.name == "network"]
+    assert [each.name for each in network.debs] == ["nm", "libnm0"]
+    assert network.version == Version("1.42", "1")
 
 
 def test_the_distribution_file_is_whole() -> None:
@@ -89,6 +97,9 @@ def test_the_distribution_file_is_whole() -> None:
     assert set(recipe.core) <= set(names)
     assert {update.name for update in recipe.updates} <= set(names)
     assert len(recipe.updates) >= 3
+    assert not {addition.name for addition in recipe.additions} & {
+        provided for package in recipe.packages for provided in (package.name, *package.provides)
+    }
     assert recipe.owner("linux-image-6.1.0-56-cloud-amd64") == "kernel"
     assert recipe.owner("linux-image-6.1.0-56-amd64") is None
 

@@ -25,7 +25,7 @@ from tests.commands import Ended, started
 # Where two workers share the tests, these are at the end of the queue, in this order, each for whichever worker is
 # free, with the chain or a copy of it: so both end at nearly the same time. The rest of the chain's tests lasts about
 # as long as all tests that need no chain.
-LAST = ("test_harness.py", "test_steps.py", "test_buildbot.py")
+LAST = ("test_harness.py", "test_guests.py", "test_steps.py", "test_buildbot.py")
 ALL = ["sandbox-base", "sandbox-upgrade", "sandbox-bootstrapped", "sandbox-tools-installed"]
 _MACHINE_TESTS = Path(__file__).parent
 
