@@ -8,7 +8,7 @@ The bootstrap does what Sparrowdo's does, and less of it: the package manager in
 repository on this machine, and Rakudo compiles a module, here one small one of zef's. The test is a line of Raku that
 uses the module.
 "once": an image with the bootstrap is built on sandbox-upgrade, then N clones of it run the test alone. "each": N
-clones of sandbox-upgrade, on each the bootstrap, then the test. All with their boots, and the two kinds in turn, so
+clones of sandbox-upgrade, on each the bootstrap, then the test. All with their starts, and the two kinds in turn, so
 that a busy moment of the machine hits both. Disk is what the clones' overlays take, and the image.
 More tests than N are extrapolated: N tests as measured, and the median for each one more. What does not fit into
 --minutes is left out: the image and one test of each kind are measured in any case, and another one of each if there is
@@ -163,8 +163,9 @@ def section(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "title": "Bootstrap once",
         "about": f"""
-Tests, one after the other, each on a clone of its own, with its boot. "each": the bootstrap in every test. "once": in
-the image, whose build is in the numbers. Scaled down: guests of the sandbox, and a bootstrap that is Rakudo and zef by
+Tests, one after the other, each on a clone of its own, with its start: the first of a kind boots and saves its image's
+memory, from which the others go on. "each": the bootstrap in every test. "once": in the image, whose build is in the
+numbers. Scaled down: guests of the sandbox, and a bootstrap that is Rakudo and zef by
 dnf from a repository on this machine, and a small module compiled by Rakudo; Sparrowdo's own compiles far more, and
 downloads it. Measured: the build, and {found["tests"]} of the tests in each way, in turn; more tests are extrapolated,
 each with the median of those.""",

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from builder import faults
+from builder import faults, locks
 from builder.errors import ConfigError, VerifyError
 from builder.locks import lock, taken
 from builder.model import Build, ImageId, version_key
@@ -56,14 +56,14 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        with part.open("w", encoding="utf-8") as stream:
+        with part.open("w", encoding="utf-8") as stream, locks.held(part):
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        part.chmod(mode)
-        faults.place("file.aside")
-        part.rename(path)
-        faults.place("file.named")
+            part.chmod(mode)
+            faults.place("file.aside")
+            part.rename(path)
+            faults.place("file.named")
     finally:
         part.unlink(missing_ok=True)
     _remove_torn(path)
@@ -74,7 +74,7 @@ def _remove_torn(path: Path) -> None:
     """What processes that are no more left of writing `path`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         process = left.name.removeprefix(f".{path.name}.").partition(".")[0]
-        if process.isdigit() and not Path("/proc", process).exists():
+        if process.isdigit() and not Path("/proc", process).exists() and not locks.is_held(left):
             left.unlink(missing_ok=True)
 
 

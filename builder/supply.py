@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder import locks
 from builder.digests import Artifacts
 from builder.errors import ConfigError, VerifyError
 from builder.model import Build, Project, version_key
@@ -78,9 +79,18 @@ class Supply:
     def take(self, builds: Iterable[Build], store: Store, *, reporter: Reporter) -> None:
         """Have builds, and all that they stand on, in the store, as far as they are not there.
 
-        What the channel has is right: a build of the same version that the store has of its own goes. Raises ToolError
-        or HostError if they cannot be had, VerifyError if they are not what the channel's metadata speaks of.
+        What the channel has is right: a build of the same version that the store has of its own goes. Another golden
+        that does so is waited for. Raises ToolError or HostError if they cannot be had, VerifyError if they are not
+        what the channel's metadata speaks of.
         """
+
+        def waiting(holder: str) -> None:
+            reporter.note(f"another golden takes images out of a channel; waiting for {holder}")
+
+        with locks.lock(store.root / "take.lock", what="what comes out of channels", waiting=waiting):
+            self._take(builds, store, reporter=reporter)
+
+    def _take(self, builds: Iterable[Build], store: Store, *, reporter: Reporter) -> None:
         artifacts = Artifacts(store, note=reporter.note)
         for build in builds:
             missing = [rpm for rpm in self._rpms_of(build) if not _is_here(store, rpm, artifacts)]

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from builder import locks
+
 
 @contextlib.contextmanager
 def folder(prefix: str, *, parent: Path, end: Callable[[Path], None]) -> Iterator[Path]:
@@ -20,9 +22,12 @@ def folder(prefix: str, *, parent: Path, end: Callable[[Path], None]) -> Iterato
         if _is_left(left, prefix):
             end(left)
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f"{prefix}-{os.getpid()}-", dir=parent, ignore_cleanup_errors=True
-    ) as directory:
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=f"{prefix}-{os.getpid()}-", dir=parent, ignore_cleanup_errors=True
+        ) as directory,
+        locks.held(Path(directory)),
+    ):
         try:
             yield Path(directory)
         finally:
@@ -36,4 +41,4 @@ def _is_left(folder: Path, prefix: str) -> bool:
         is_ours = folder.lstat().st_uid == os.geteuid() and not folder.is_symlink()
     except FileNotFoundError:
         return False
-    return is_ours and process.isdigit() and not Path("/proc", process).exists()
+    return is_ours and process.isdigit() and not Path("/proc", process).exists() and not locks.is_held(folder)

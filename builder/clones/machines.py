@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from builder.clones import mismatch, pins, ready, saved
+from builder.clones import mismatch, pins, ready, saved, snapshots
 from builder.clones.layout import lay_overlay, machine
 from builder.clones.leases import CONSOLE, DISK, Lease, directory, find, lock, need_known, write
 from builder.clones.memory import Capacity, host_capacity, reserved
@@ -38,7 +38,8 @@ def start(
     is_modest: bool = False,
     greet: Callable[[Lease], None] = lambda _: None,
 ) -> Lease:
-    """Switch a clone on; one that stood still for want of room goes on. A first start goes on from saved memory.
+    """Switch a clone on; one that stands still for want of room, or for a snapshot, goes on. A first start goes on from
+    saved memory.
 
     capacity: the host's if None. is_cold: boot, whatever memory is saved. is_modest: clones that wait in a pool do not
     give way to it. greet: called in a thread as soon as a clone that goes on from memory can be logged in to; it is
@@ -67,7 +68,7 @@ def start(
             starter = _Starter(
                 lease, limit, state=state, connection=connection, reporter=reporter, note=step.note, greet=greet
             )
-            return starter.cold() if is_cold else starter.warm_or_cold()
+            return starter.cold() if is_cold else starter.from_snapshot() or starter.warm_or_cold()
 
 
 class _Starter:
@@ -92,6 +93,14 @@ class _Starter:
         self._place = directory(state, lease.name)
         self._connection = connection
         self._reporter = reporter
+
+    def from_snapshot(self) -> Lease | None:
+        """None if it does not stand still for one."""
+        if not snapshots.cut_off(self._state, self._lease.name):
+            return None
+        with self._reserved():
+            has_gone_on = snapshots.go_on(self._lease, state=self._state, connection=self._connection)
+        return self._lease if has_gone_on else None
 
     def warm_or_cold(self) -> Lease:
         if (self._place / CONSOLE).exists():  # it is a machine of its own already

@@ -19,11 +19,11 @@ from builder.clones import pins
 from builder.clones.leases import DISK, Lease, directory, find, lock, need_known
 from builder.clones.memory import Capacity, host_capacity, reserved
 from builder.clones.orders import check_name
-from builder.errors import ConfigError, VerifyError, did_you_mean
+from builder.errors import ConfigError, GoldenError, VerifyError, did_you_mean
 from builder.model import Frozen
 from builder.progress import Reporter
 from builder.tools import mapped_memory, saved_memory
-from builder.tools.libvirt import Connection
+from builder.tools.libvirt import Connection, Domain
 
 _COPY_TIMEOUT_S = 600
 _MEMORY = "memory"
@@ -51,6 +51,11 @@ def snapshots(state: Path, name: str) -> list[Snapshot]:
 def places(state: Path, name: str) -> list[Path]:
     """The folders of a clone's snapshots."""
     return sorted(file.parent for file in _folder(state, name).glob("*/snapshot.json"))
+
+
+def cut_off(state: Path, name: str) -> list[Path]:
+    """What is left of snapshots that were never whole, if nobody holds the clone's lock."""
+    return sorted(_folder(state, name).glob(".*.part"))
 
 
 def read(place: Path) -> Snapshot:
@@ -97,11 +102,11 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
         place.parent.mkdir(exist_ok=True)
         place.parent.chmod(0o711)
         aside = place.with_name(f".{snapshot}.part")
-        _go_on(lease, aside, directory(state, name), connection)
-        shutil.rmtree(aside, ignore_errors=True)
+        go_on(lease, state=state, connection=connection)
         aside.mkdir()
         domain = connection.find(lease.domain_name)
         is_on = domain is not None and not domain.is_off()
+        stands_still = is_on
         try:
             try:
                 if domain is not None and is_on:
@@ -109,8 +114,9 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
                     faults.place("snapshot.saved")
                 _copy(_files(directory(state, name)), aside)
             finally:
-                if domain is not None and is_on and domain.is_off():
-                    connection.restore(aside / _MEMORY)
+                if domain is not None and is_on:
+                    _let_go_on(domain, aside / _MEMORY, name=name, connection=connection)
+                stands_still = False
             found = Snapshot(
                 name=snapshot,
                 has_memory=is_on,
@@ -122,21 +128,43 @@ def take(name: str, snapshot: str, *, state: Path, connection: Connection, repor
             aside.rename(place)
             faults.place("snapshot.named")
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            if not stands_still:  # else its memory is there alone
+                shutil.rmtree(aside, ignore_errors=True)
     return found
 
 
-def _go_on(lease: Lease, aside: Path, place: Path, connection: Connection) -> None:
-    """A machine that stood still for a snapshot when golden was killed goes on, unless its disk was used since."""
-    memory, domain = aside / _MEMORY, connection.find(lease.domain_name)
-    if not memory.exists() or domain is None or not domain.is_off():
-        return
+def _let_go_on(domain: Domain, memory: Path, *, name: str, connection: Connection) -> None:
+    try:
+        if domain.is_off():
+            connection.restore(memory)
+    except GoldenError as error:
+        error.try_next = f"golden clone start {name}, by which it goes on from where it stands still"
+        raise
+
+
+def go_on(lease: Lease, *, state: Path, connection: Connection) -> bool:
+    """Whether a machine that still stood still for a snapshot goes on now: golden was killed then, or libvirt was gone.
+
+    Not if its disk was used since. What was left of snapshots is removed. The caller holds the clone's lock. Raises
+    ToolError, after which it can be tried again.
+    """
+    domain, place, has_gone_on = connection.find(lease.domain_name), directory(state, lease.name), False
+    is_off = domain is not None and domain.is_off()
+    for aside in cut_off(state, lease.name):
+        if is_off and not has_gone_on and _is_of_now(aside / _MEMORY, place / DISK):
+            connection.restore(aside / _MEMORY)
+            has_gone_on = True
+        shutil.rmtree(aside, ignore_errors=True)
+    return has_gone_on
+
+
+def _is_of_now(memory: Path, disk: Path) -> bool:
+    """Whether a memory was saved to its end, and the disk not written since."""
     try:
         saved_memory.read(memory)
-    except VerifyError:  # it had not been saved yet
-        return
-    if (place / DISK).stat().st_mtime_ns <= memory.stat().st_mtime_ns:
-        connection.restore(memory)
+    except (FileNotFoundError, VerifyError):
+        return False
+    return disk.stat().st_mtime_ns <= memory.stat().st_mtime_ns
 
 
 def revert(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from builder import clones, soundness
-from builder.clones import collection, first_start, saved, warm
+from builder.clones import collection, first_start, saved, snapshots, warm
 from builder.clones.layout import machine
 from builder.clones.leases import lock
 from builder.clones.memory import declared
@@ -234,6 +234,36 @@ def test_one_that_stood_still_when_golden_was_killed_goes_on(golden: Command) ->
     golden.create(golden.prefix, "--no-wait")
     code, _, _ = golden("snapshot", golden.prefix, "one", GOLDEN_FAULT="snapshot.saved:kill")
     assert (code, golden.json("list")[0]["state"]) == (-signal.SIGKILL, "off")
+    assert golden.json("snapshot", golden.prefix, "one")[0]["has_memory"] is True
+    assert golden.json("list")[0]["state"] == "running"
+
+
+def test_one_that_stood_still_when_golden_was_killed_is_started_from_where_it_was(golden: Command) -> None:
+    golden.create(golden.prefix, "--no-wait")
+    code, _, _ = golden("snapshot", golden.prefix, "one", GOLDEN_FAULT="snapshot.saved:kill")
+    assert code == -signal.SIGKILL
+    golden.json("start", golden.prefix, "--no-wait")
+    assert golden.json("list")[0]["state"] == "running"
+    # QEMU was given a memory to begin with.
+    subprocess.run(["pgrep", "-f", f"guest=golden-{golden.prefix},.* -incoming "], check=True)
+    assert list((clones.directory(golden.state, golden.prefix) / "snapshots").iterdir()) == []
+
+
+def test_the_memory_of_one_whose_libvirt_went_away_while_it_stood_still_is_kept(
+    golden: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden.create(golden.prefix, "--no-wait")
+
+    def no_libvirt(*_: object) -> None:
+        raise ToolError("libvirt is gone")
+
+    with monkeypatch.context() as gone, pytest.raises(ToolError, match="libvirt is gone") as told:
+        gone.setattr(Connection, "restore", no_libvirt)
+        snapshots.take(
+            golden.prefix, "one", state=golden.state, connection=golden.connection, reporter=Reporter("quiet")
+        )
+    assert told.value.try_next == f"golden clone start {golden.prefix}, by which it goes on from where it stands still"
+    assert golden.json("list")[0]["state"] == "off"
     assert golden.json("snapshot", golden.prefix, "one")[0]["has_memory"] is True
     assert golden.json("list")[0]["state"] == "running"
 

@@ -16,6 +16,7 @@ import string
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from builder import checks, config
+from builder import checks, config, supply
 from builder.channels import check, deliveries
 from builder.channels import compose as composes
 from builder.checks import Check
@@ -392,6 +393,18 @@ def test_two_that_accept_at_once_wait_for_each_other_and_for_a_publication(site:
     outcomes = [it["outcome"] for stdout, _ in answers for it in json.loads(stdout)]
     assert outcomes == ["published", "published"]
     assert check(site.keeper, "candidate", signer=signer).packages == 8
+
+
+@pytest.mark.usefixtures("upgraded")
+def test_two_that_take_the_same_out_of_a_channel_wait_for_each_other(site: Site, signer: Signer) -> None:
+    found = supply.survey(f"{site.url}/candidate", ["sandbox-upgrade"], signer=signer, note=lambda _: None)
+    build, store = found.newest("sandbox-upgrade"), site.store("one")
+    assert build is not None
+    with ThreadPoolExecutor(4) as pool:
+        for taken in [pool.submit(found.take, [build], store, reporter=Reporter("quiet")) for _ in range(4)]:
+            taken.result()
+    assert store.newest("sandbox-upgrade") == build
+    assert not list((store.root / "taken").iterdir())
 
 
 @pytest.mark.usefixtures("upgraded")

@@ -203,7 +203,7 @@ def locks(folder: Path) -> list[str]:
             continue
         inode = int(words[5].rpartition(":")[2])
         names = [str(path) for path in folder.rglob("*") if path.lstat().st_ino == inode]
-        held.append(f"{(names or [inode])[0]} by process {words[4]}")
+        held.append(f"{(names or [str(inode)])[0]} by process {words[4]}")
     return held
 
 
@@ -228,8 +228,23 @@ def leave(folder: Path) -> None:
 
 def remount(folder: Path, how: str) -> None:
     """how: options of mount(8). What was open there a moment ago keeps it from being read-only for a moment."""
-    argv = ["mount", "-o", f"remount,{how}", folder]
-    wait_until(lambda: subprocess.run(argv, capture_output=True, check=False).returncode == 0, f"{how} at {folder}")
+    argv: list[str | Path] = ["mount", "-o", f"remount,{how}", folder]
+    try:
+        wait_until(lambda: subprocess.run(argv, capture_output=True, check=False).returncode == 0, f"{how} at {folder}")
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {', '.join(_opened(folder)) or 'nobody has a file open there'}") from error
+
+
+def _opened(folder: Path) -> list[str]:
+    """Who has a file open below it that can be written, or is removed: "qemu-system-x86 (42) has …/console.log"."""
+    found = []
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            file, process = str(handle.readlink()), handle.parents[1]
+            flags = (process / "fdinfo" / handle.name).read_text().split("flags:")[1].split()[0]
+            if file.startswith(f"{folder}/") and (int(flags, 8) & os.O_ACCMODE or file.endswith(" (deleted)")):
+                found.append(f"{(process / 'comm').read_text().strip()} ({process.name}) has {file}")
+    return found
 
 
 def leave_room(folder: Path, room_bytes: int) -> None:

@@ -33,7 +33,8 @@ WantedBy=multi-user.target
   { script = "files/set up.sh" },
   { run = ["install -m 0644 '/opt/my app/harness' /root/.ssh/id_test", "echo offline says so"] },
   # What a service prints ends no build; an installer's would have.
-  { shell = ["echo 'Traceback (most recent call last)' > /dev/console", "systemctl start beacon.service", "test $(wc -l < /var/lib/beacon) = 1"] },
+  { shell = "echo 'Traceback (most recent call last)' > /dev/console" },
+  { shell = ["systemctl start beacon.service", "test $(wc -l < /var/lib/beacon) = 1"] },
   { ansible = "ansible/site.yml", vars = { greeting = "hello" } },
   { reboot = true },
   { shell = ['''
@@ -110,7 +111,7 @@ def test_each_step_did_what_it_says_and_left_nothing(built: Golden) -> None:
     assert what_is_left(built) == []
     found = built("show", "sandbox-steps", "--json").json
     logs = built.store / "logs" / f"sandbox-steps-{found['id']['version']}"
-    assert "PLAY RECAP" in (logs / "12-ansible.log").read_text()
+    assert "PLAY RECAP" in (logs / "13-ansible.log").read_text()
     # Offline steps print into the guest, whose next boot forgets it; golden has kept it.
     assert (logs / "10-run.log").read_text() == "offline says so\n"
     assert "Complete!" in (logs / "5-install.log").read_text()
