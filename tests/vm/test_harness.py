@@ -46,8 +46,7 @@ def test_the_suite_in_the_documentation(golden: Golden, tmp_path: Path) -> None:
     argv += [f"--junitxml={tmp_path}/junit.xml", f"--golden-keep-logs={kept}", f"--golden-image={IMAGE}"]
     ended = subprocess.run(
         [str(word) for word in (*argv, suite, failing)],
-        env=golden.environment
-        | {"GOLDEN_WARM": "1", "PYTEST_ADDOPTS": "", "PYTHONPATH": os.pathsep.join([str(TOP), *sys.path])},
+        env=golden.environment | {"PYTEST_ADDOPTS": "", "PYTHONPATH": os.pathsep.join([str(TOP), *sys.path])},
         capture_output=True,
         text=True,
         check=False,
