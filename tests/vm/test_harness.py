@@ -70,7 +70,8 @@ TESTS = {
     "quick/flaky": 'suite = "quick"\nscripts = ["run.sh"]\n',
     "quick/fails": 'suite = "quick"\nscripts = ["run.sh"]\n',
     "quick/in-pytest": 'suite = "quick"\npytest = "test_it.py"\n',
-    "quick/ost-guest": 'suite = "quick"\npytest = "ost_guest.py"\n',
+    # It reads the boot on its console.
+    "quick/ost-guest": 'cold = true\npytest = "ost_guest.py"\n',
     "panics": 'scripts = ["run.sh"]\nlimits = { run = "30 min" }\nbug = "https://bugs.example.org/1"\n',
     "offline": 'results = "disk"\nscripts = ["run.sh", "more.sh"]\nenvironment = { ANSWER = "it\'s" }\n',
     "restarts": 'scripts = ["run.sh", "check.sh"]\nmay_reboot = true\n',
