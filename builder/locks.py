@@ -58,10 +58,11 @@ def taken(
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold a file or folder that this process has just made, for `is_held`."""
+    """Hold a file or folder that this process has just made, for `is_held`; where there are no locks nobody does."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -71,7 +72,7 @@ def is_held(path: Path) -> bool:
     """Whether a process holds it, also one of another container, whose number says nothing here."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError:  # gone meanwhile, or another user's
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

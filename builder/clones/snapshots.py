@@ -138,7 +138,8 @@ def _let_go_on(domain: Domain, memory: Path, *, name: str, connection: Connectio
         if domain.is_off():
             connection.restore(memory)
     except GoldenError as error:
-        error.try_next = f"golden clone start {name}, by which it goes on from where it stands still"
+        then = f"golden clone start {name}, by which it goes on from where it stands still"
+        error.try_next = f"{error.try_next}; then {then}" if error.try_next else then
         raise
 
 
