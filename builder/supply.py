@@ -93,22 +93,24 @@ class Supply:
     def _take(self, builds: Iterable[Build], store: Store, *, reporter: Reporter) -> None:
         artifacts = Artifacts(store, note=reporter.note)
         for build in builds:
-            missing = [rpm for rpm in self._rpms_of(build) if not _is_here(store, rpm, artifacts)]
-            if not missing:
-                continue
             folder = store.root / "taken" / build.stem
-            folder.mkdir(parents=True, exist_ok=True)
-            with reporter.step(f"take {build.stem} out of the channel") as step:
-                log = store.root / "logs" / "take.log"
-                log.parent.mkdir(exist_ok=True)
-                files = channel.bring(missing, folder, log=log, patience=Patience(), note=step.note)[: len(missing)]
-                for file, rpm in zip(files, missing, strict=True):
-                    if read_build(file.with_suffix(".json")) != self.builds[rpm.id.stem]:
-                        raise VerifyError(f"the RPM of {rpm.id.stem} holds other facts than lie beside it")
-                    verify_digest(file, rpm.id.sha256, what=f"'{rpm.id.stem}'", remedy="the same command again")
-                store.adopt(files, is_theirs_right=True)
-            shutil.rmtree(folder)
+            if missing := [rpm for rpm in self._rpms_of(build) if not _is_here(store, rpm, artifacts)]:
+                with reporter.step(f"take {build.stem} out of the channel") as step:
+                    self._bring(missing, folder, store, note=step.note)
+            if folder.exists():  # also that of a golden that was ended when all was taken
+                shutil.rmtree(folder)
         artifacts.save()
+
+    def _bring(self, missing: Sequence[ImageRpm], folder: Path, store: Store, *, note: Callable[[str], None]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = store.root / "logs" / "take.log"
+        log.parent.mkdir(exist_ok=True)
+        files = channel.bring(missing, folder, log=log, patience=Patience(), note=note)[: len(missing)]
+        for file, rpm in zip(files, missing, strict=True):
+            if read_build(file.with_suffix(".json")) != self.builds[rpm.id.stem]:
+                raise VerifyError(f"the RPM of {rpm.id.stem} holds other facts than lie beside it")
+            verify_digest(file, rpm.id.sha256, what=f"'{rpm.id.stem}'", remedy="the same command again")
+        store.adopt(files, is_theirs_right=True)
 
     def _of(self, image: str) -> list[Build]:
         return [build for build in self.builds.values() if build.image == image]

@@ -405,6 +405,10 @@ def test_two_that_take_the_same_out_of_a_channel_wait_for_each_other(site: Site,
             taken.result()
     assert store.newest("sandbox-upgrade") == build
     assert not list((store.root / "taken").iterdir())
+    # One that was ended at the very end has left its folder.
+    (store.root / "taken" / build.stem).mkdir()
+    found.take([build], store, reporter=Reporter("quiet"))
+    assert not list((store.root / "taken").iterdir())
 
 
 @pytest.mark.usefixtures("upgraded")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import socket
 import subprocess
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,16 @@ from tests.vm.test_outputs import duids
 
 NO_IMAGES = ("--images", "/no/images")
 COLD, WARM = ("cold1", "cold2", "cold3"), ("warm1", "warm2")
+FORWARDS = ("--forward", "8000", "--forward", "5000/udp")
+SERVERS = """
+systemd-run -q python3 -m http.server 8000 --directory /etc
+systemd-run -q python3 -c 'import socket
+with socket.socket(type=socket.SOCK_DGRAM) as port:
+    port.bind(("", 5000))
+    while True:
+        port.sendto(*port.recvfrom(99))'
+"""
+PATIENCE_S = 300
 
 # What must be no two clones'. The last two are drawn by the guest's kernel just now.
 IDENTITY = {
@@ -47,7 +60,7 @@ def memory(golden: Golden) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def warm(golden: Golden, memory: dict[str, Any]) -> list[dict[str, Any]]:
     """Two that go on from memory, one after the other."""
-    words = ("--image", "sandbox-upgrade", *NO_IMAGES, "--warm", "--own-key", "--json")
+    words = ("--image", "sandbox-upgrade", *NO_IMAGES, *FORWARDS, "--warm", "--own-key", "--json")
     return [golden("clone", "create", name, *words).json for name in WARM]
 
 
@@ -67,7 +80,7 @@ def pooled(golden: Golden, warm: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cold(golden: Golden, warm: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Three that boot at once."""
-    words = ("--image", "sandbox-upgrade", *NO_IMAGES, "--cold", "--own-key", "--json")
+    words = ("--image", "sandbox-upgrade", *NO_IMAGES, *FORWARDS, "--cold", "--own-key", "--json")
     found: list[dict[str, Any]] = golden("clone", "create", *COLD, *words).json
     return found
 
@@ -131,6 +144,42 @@ def test_sshd_shows_the_key_that_is_the_clones_own(golden: Golden, warm: list[di
         words = ["ssh-keyscan", "-T", "60", "-t", "ed25519", "-p", str(clone["ssh_port"]), "127.0.0.1"]
         shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
         assert shown[1:] == files[clone["name"]].split()[:2]
+
+
+def test_forwarded_ports_lead_to_what_listens_in_the_guest(
+    golden: Golden, cold: list[dict[str, Any]], warm: list[dict[str, Any]]
+) -> None:
+    """One that booted and one that went on from memory, by TCP and by UDP."""
+    both = (cold[0], warm[0])
+    answers(golden, SERVERS, *(clone["name"] for clone in both))
+    for clone in both:
+        http, udp = (forward["host_port"] for forward in clone["forwards"])
+        assert until_it_answers(functools.partial(fetched, http)) == f"{clone['name']}\n".encode()
+        assert until_it_answers(functools.partial(echoed, udp)) == b"there and back"
+
+
+def fetched(port: int) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/hostname", timeout=30) as answer:
+        return bytes(answer.read())
+
+
+def echoed(port: int) -> bytes:
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(b"there and back", ("127.0.0.1", port))
+        return client.recv(99)
+
+
+def until_it_answers(ask: Callable[[], bytes]) -> bytes:
+    """A server takes a while to start without an accelerator."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 @pytest.mark.usefixtures("warm")
