@@ -10,15 +10,13 @@ import shlex
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
-from builder import faults
+from builder import faults, interrupts
 from builder.errors import HostError, ToolError
 
 Argv = Sequence[str | Path]
@@ -31,8 +29,6 @@ _GRACE_S = 10.0
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
 
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_Handler = Callable[[int, FrameType | None], Any]
 
 # What a program is called in the package that brings it, where the two names differ: (apt, dnf).
 _PACKAGES = {
@@ -224,30 +220,16 @@ def _started(
     A signal that comes while it is being started is held back until somebody is there to end it: on a busy machine
     the program may run for a while before Popen returns, and an exception out of Popen would leave it behind.
     """
-    held: list[tuple[int, FrameType | None]] = []
-    # Only the main thread hears of signals, and only there handlers can be set.
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in _INTERRUPTS} if is_main else {}
-    caught = {number: handler for number, handler in before.items() if callable(handler)}
-    for number in caught:
-        signal.signal(number, lambda number, frame: held.append((number, frame)))
+    let_go = interrupts.hold()
     try:
         child = _start(words, why=why, out=out, err=err, env=env, cwd=cwd)
     except BaseException:
-        _release(caught, held)
+        let_go()
         raise
     with _ended(child):
-        _release(caught, held)
+        let_go()
         faults.place(f"program.{Path(words[0]).name}", child=child.pid)
         yield child
-
-
-def _release(caught: Mapping[signal.Signals, _Handler], held: Sequence[tuple[int, FrameType | None]]) -> None:
-    for number, handler in caught.items():
-        signal.signal(number, handler)
-    if held:
-        first, frame = held[0]
-        caught[signal.Signals(first)](first, frame)
 
 
 def _start(

@@ -10,6 +10,7 @@ from typing import Any
 
 import createrepo_c
 
+from builder import interrupts
 from builder.errors import ToolError, VerifyError
 from builder.store import sha256, sync_directory
 
@@ -50,12 +51,14 @@ def read(repository: Path) -> list[Package]:
     Raises VerifyError if the metadata is missing, damaged, or not what repomd.xml says.
     """
     try:
-        reader = createrepo_c.RepositoryReader.from_path(str(repository))
+        with interrupts.held():
+            reader = createrepo_c.RepositoryReader.from_path(str(repository))
         for record in reader.repomd:
             path = repository / record.location_href
             if (found := sha256(path)) != record.checksum:
                 raise OSError(f"{path} is damaged: expected sha256 {record.checksum}, found {found}")
-        packages, _ = reader.parse_packages()
+        with interrupts.held():
+            packages, _ = reader.parse_packages()
     except (OSError, createrepo_c.CreaterepoCError) as error:
         raise VerifyError(f"the metadata of {repository} cannot be read", details=[("reason", str(error))]) from error
     return [_package(metadata) for metadata in packages.values()]

@@ -33,6 +33,7 @@ FLOORS: dict[str, int] = {
             "faults",
             "locks",
             "transient",
+            "interrupts",
         ],
         0,
     ),
