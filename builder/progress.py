@@ -13,6 +13,7 @@ from typing import IO, Literal
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
+from rich.text import Text
 
 from builder.model import Timing
 from builder.units import format_seconds
@@ -21,6 +22,9 @@ Style = Literal["auto", "terminal", "plain", "json", "quiet"]
 
 # In a log without a terminal a chatty step says something at most this often.
 _PLAIN_EVERY_S = 5.0
+
+# Nobody counts the seconds of what is over sooner.
+_SILENT_S = 2.0
 
 
 class Step:
@@ -31,13 +35,21 @@ class Step:
         self.name = name
         self.begin = time.monotonic()
         self._last_note = -_PLAIN_EVERY_S
+        self._text = ""
 
     def note(self, text: str) -> None:
+        self._text = text
         now = time.monotonic()
-        is_due = now - self._last_note >= _PLAIN_EVERY_S
-        if is_due or self._reporter.style == "terminal":
+        if now - self._last_note >= _PLAIN_EVERY_S:
             self._last_note = now
             self._reporter._note(self, text)
+
+    def __rich__(self) -> Text:
+        """Its line on a terminal, as often as that is drawn: the clock goes on while it has nothing to say."""
+        seconds = int(self.seconds)
+        since = f" {format_seconds(seconds) if seconds >= 60 else f'{seconds} s'}" if seconds >= _SILENT_S else ""
+        text = " ".join(self._text.split())
+        return Text.assemble(self.name, (f"{since}  {text}".rstrip(), "dim"), no_wrap=True, overflow="ellipsis")
 
     @property
     def seconds(self) -> float:
@@ -66,7 +78,7 @@ class Reporter:
         if outer is not None:
             outer.stop()
         if self.style == "terminal":
-            self._status = self._console.status(escape(name))
+            self._status = self._console.status(step)
             self._status.start()
         else:
             self._event("begin", step, f"{name} …")
@@ -102,11 +114,7 @@ class Reporter:
             self._plain(text)
 
     def _note(self, step: Step, text: str) -> None:
-        if self._status is not None:
-            elapsed = format_seconds(step.seconds)
-            self._status.update(f"{escape(step.name)} [dim]{elapsed}  {escape(text[:200])}[/dim]")
-        else:
-            self._event("note", step, f"{step.name}: {text}", text=text)
+        self._event("note", step, f"{step.name}: {text}", text=text)
 
     def _end(self, step: Step, how: Literal["done", "failed"]) -> None:
         seconds = round(step.seconds, 2)
