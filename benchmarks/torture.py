@@ -32,6 +32,10 @@ processes of their own. Stand-ins are the images (small, with no operating syste
 and ssh, and for `golden step` the verification. Commands that need a guest that answers are not tried: verify, bisect,
 test, validate, sparrowdo, shell; nor pools of clones."""
 
+_JOURNAL = (
+    " It went on from a journal: the trials are of several runs, and what failed was tried again on the mended code."
+)
+
 
 def section(found: Mapping[str, Any]) -> dict[str, Any]:
     """For docs/benchmarks.md, see page.py. found: what tests/torture/report.py says."""
@@ -44,7 +48,7 @@ def section(found: Mapping[str, Any]) -> dict[str, Any]:
             {"title": "By what happened", "head": ["", *head], "rows": counted(found["trials"], "kind")},
         ],
         "plots": ["benchmarks-torture.svg"],
-        "notes": f"Seed {found['seed']}: {verdict(found)}.",
+        "notes": f"Seed {found['seed']}: {verdict(found)}.{_JOURNAL if '--journal' in found['command'] else ''}",
     }
 
 
