@@ -20,7 +20,9 @@ NO_IMAGES = ("--images", "/no/images")
 COLD, WARM = ("cold1", "cold2", "cold3"), ("warm1", "warm2")
 FORWARDS = ("--forward", "8000", "--forward", "5000/udp")
 SERVERS = """
-systemd-run -q python3 -m http.server 8000 --directory /etc
+mkdir /run/served
+hostname > /run/served/name
+systemd-run -q python3 -m http.server 8000 --directory /run/served
 systemd-run -q python3 -c 'import socket
 with socket.socket(type=socket.SOCK_DGRAM) as port:
     port.bind(("", 5000))
@@ -159,7 +161,7 @@ def test_forwarded_ports_lead_to_what_listens_in_the_guest(
 
 
 def fetched(port: int) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/hostname", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/name", timeout=30) as answer:
         return bytes(answer.read())
 
 
