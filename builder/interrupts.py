@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def hold() -> Callable[[], None]:
@@ -16,7 +16,7 @@ def hold() -> Callable[[], None]:
     came: list[tuple[int, FrameType | None]] = []
     # Only the main thread hears of signals, and only there handlers can be set.
     is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+    before = {number: signal.getsignal(number) for number in SIGNALS} if is_main else {}
     caught = {number: handler for number, handler in before.items() if callable(handler)}
     for number in caught:
         signal.signal(number, lambda number, frame: came.append((number, frame)))

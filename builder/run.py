@@ -29,7 +29,6 @@ _GRACE_S = 10.0
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
 
-
 # What a program is called in the package that brings it, where the two names differ: (apt, dnf).
 _PACKAGES = {
     "createrepo_c": ("createrepo-c", "createrepo_c"),

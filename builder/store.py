@@ -28,9 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from builder import faults, locks
+from builder import faults
 from builder.errors import ConfigError, VerifyError
-from builder.locks import lock, taken
+from builder.locks import held, is_held, lock, taken
 from builder.model import Build, ImageId, version_key
 
 OWN_DIGEST = "facts_sha256"
@@ -56,7 +56,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        with part.open("w", encoding="utf-8") as stream, locks.held(part):
+        with part.open("w", encoding="utf-8") as stream, held(part):
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
@@ -74,7 +74,7 @@ def _remove_torn(path: Path) -> None:
     """What processes that are no more left of writing `path`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         process = left.name.removeprefix(f".{path.name}.").partition(".")[0]
-        if process.isdigit() and not Path("/proc", process).exists() and not locks.is_held(left):
+        if process.isdigit() and not Path("/proc", process).exists() and not is_held(left):
             left.unlink(missing_ok=True)
 
 

@@ -16,7 +16,7 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from builder import __version__
+from builder import __version__, interrupts
 from builder.cli.overview import SECTIONS, Lazy, Overview
 from builder.cli.session import Session, examples
 from builder.cli.table import folded
@@ -147,12 +147,11 @@ def _signals_as_exceptions() -> Iterator[None]:
     """
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        for other in handled:
+        for other in interrupts.SIGNALS:
             signal.signal(other, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in handled}
+    before = {number: signal.signal(number, interrupt) for number in interrupts.SIGNALS}
     try:
         yield
     finally:
