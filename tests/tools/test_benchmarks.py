@@ -382,8 +382,11 @@ def test_what_was_measured_by_tests_is_drawn(tmp_path: Path) -> None:
     trials = [{"scenario": "build", "kind": "SIGKILL for golden", "wrong": wrong} for wrong in ([], ["a lock is left"])]
     found: dict[str, Any] = {"trials": trials, "seed": 1, "tried": 2, "survived": 1, "planned": 3, "missed": 0}
     found |= {"places": 2, "seconds": 1.0, "dnf_installations": 1, "pairs_covered": ["a"], "pairs_left": ["b", "c"]}
+    found |= conditions.Run().said() | {"command": "make torture"}
     torture.plot(found, tmp_path / "torture.svg")
     text = " ".join(on_page(torture.section(found), found, tmp_path).split())
     assert "| build | 2 | 1 |" in text
     assert "there was no time for 1 more" in text
     assert "The trials are of 1 of the 3 pairs of a command and a kind of fault" in text
+    assert "journal" not in text
+    assert "went on from a journal" in torture.section(found | {"command": "make torture ARGS='--journal it'"})["notes"]
