@@ -45,8 +45,15 @@ _SHORT = Path("/tmp")
 _SOCKET = "login"
 _LOGOUT_S = 10.0
 
-# A key may be refused for a moment, while the guest is still putting it in place.
+# A key may be refused for a moment, while the guest is still putting it in place. Not asked at once again: an sshd lets
+# nobody in from an address that failed too often. Source: sshd_config(5) of OpenSSH 9.8 and later, PerSourcePenalties:
+# 5 s for a refused key, 1 s for a look at the banner, and 15 s are enough to be turned away for as long.
 _REFUSED_GRACE_S = 10.0
+_REFUSED_POLL_S = 3.0
+
+# What a connection that is turned away hears is a line. Source: sshd.c of OpenSSH 9.8, "Not allowed", "Exceeded".
+_TURNED_AWAY = "sshd turns connections away"
+_LINE = 80
 
 
 class Target(Frozen):
@@ -231,13 +238,14 @@ def wait_until_answers(
         is_up, login_s = False, 2.0 * _LOGIN_S
         reason = new_reason
         note(reason)
-        if not _is_refusal(reason):
-            refused_since = None
-        elif refused_since is None:
+        is_refused = "Permission denied" in reason
+        if is_refused and refused_since is None:
             refused_since = time.monotonic()
-        elif time.monotonic() - refused_since >= _REFUSED_GRACE_S:
+        elif not is_refused and not reason.startswith(_TURNED_AWAY):
+            refused_since = None
+        if refused_since is not None and time.monotonic() - refused_since >= _REFUSED_GRACE_S:
             raise _no_answer(target, f"the key {target.key} is refused", reason)
-        time.sleep(_POLL_S)
+        time.sleep(_REFUSED_POLL_S if is_refused else _POLL_S)
 
 
 def make_key(path: Path, *, comment: str, kind: str = "ed25519") -> None:
@@ -270,13 +278,20 @@ def _no_banner(target: Target, *, limit_s: float, is_alive: Callable[[], bool]) 
             connection.settimeout(_POLL_S)
             while time.monotonic() < deadline and is_alive():
                 with contextlib.suppress(TimeoutError):
-                    first = connection.recv(4)
-                    return None if first == b"SSH-" else "the connection is closed: sshd is not up yet"
+                    return _why_no_name(connection.recv(_LINE))
             return "connected, but no sshd says its name: the guest has no network yet"
     except ConnectionRefusedError:
         return f"port {target.port} is closed"
     except OSError as error:
         return f"no connection to port {target.port}: {error.strerror or error}"
+
+
+def _why_no_name(said: bytes) -> str | None:
+    """said: the first bytes of a connection. None if an sshd says its name."""
+    if not said:
+        return "the connection is closed: sshd is not up yet"
+    line = said.split(b"\r\n")[0].decode(errors="replace")
+    return None if line.startswith("SSH-") else f"{_TURNED_AWAY}: {line}"
 
 
 def boot_id(target: Target, *, timeout_s: float = 2 * _LOGIN_S) -> str:
@@ -303,10 +318,6 @@ def _reason(error: ToolError) -> str:
     found = dict(error.details)
     last = found["output"].splitlines()[-1]
     return found["end"] if last == "(none)" else last
-
-
-def _is_refusal(reason: str) -> bool:
-    return "Permission denied" in reason
 
 
 def _no_answer(target: Target, what: str, reason: str) -> ToolError:

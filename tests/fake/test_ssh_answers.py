@@ -18,10 +18,14 @@ BANNER = b"SSH-2.0-guest\r\n"
 
 
 class Guest:
-    """A port that takes connections. greeting: what it says on each; None: nothing, and it keeps the line open."""
+    """A port that takes connections. greeting: what it says on each; None: nothing, and it keeps the line open.
+
+    later: what it says from the second on.
+    """
 
     def __init__(self) -> None:
         self.greeting: bytes | None = BANNER
+        self.later: bytes | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
@@ -37,6 +41,8 @@ class Guest:
             if self.greeting is not None:
                 connection.sendall(self.greeting)
                 connection.close()
+            if self.later is not None:
+                self.greeting = self.later
 
     def close(self) -> None:
         self._listener.close()
@@ -135,13 +141,38 @@ def test_a_machine_that_goes_off_during_a_try_ends_the_try(fake: Fake, guest: Gu
 
 def test_a_refused_key_is_final(fake: Fake, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "_REFUSED_GRACE_S", 0.3)
+    monkeypatch.setattr(ssh, "_REFUSED_POLL_S", 0.2)
     fake("ssh", "echo 'root@127.0.0.1: Permission denied (publickey).' >&2; exit 255")
     what, reason = why_not(guest.port, timeout_s=60)
     assert what.endswith("the key /keys/id is refused")
     assert reason == "root@127.0.0.1: Permission denied (publickey)."
 
 
-def test_a_key_that_is_let_in_a_moment_later_is_fine(fake: Fake, guest: Guest, tmp_path: Path) -> None:
+def test_an_sshd_that_punishes_refused_keys_hides_no_refusal(
+    fake: Fake, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from OpenSSH 9.8 on: a few failures, and nobody is let in from there for a while."""
+    monkeypatch.setattr(ssh, "_REFUSED_GRACE_S", 1.0)
+    monkeypatch.setattr(ssh, "_REFUSED_POLL_S", 0.2)
+    fake("ssh", "echo 'root@127.0.0.1: Permission denied (publickey).' >&2; exit 255")
+    guest.later = b"Not allowed at this time\r\n"
+    what, reason = why_not(guest.port, timeout_s=60)
+    assert what.endswith("the key /keys/id is refused")
+    assert reason == "sshd turns connections away: Not allowed at this time"
+
+
+def test_one_that_turns_away_at_first_is_waited_for(fake: Fake, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "_REFUSED_GRACE_S", 0.0)
+    fake("ssh", "exit 0")
+    guest.greeting, guest.later = b"Exceeded MaxStartups\r\n", BANNER
+    _, reasons = wait(guest.port)
+    assert reasons == ["sshd turns connections away: Exceeded MaxStartups"]
+
+
+def test_a_key_that_is_let_in_a_moment_later_is_fine(
+    fake: Fake, guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "_REFUSED_POLL_S", 0.2)
     mark = tmp_path / "mark"
     fake("ssh", f"[ -e {mark} ] && exit 0; touch {mark}; echo 'Permission denied (publickey).' >&2; exit 255")
     _, reasons = wait(guest.port)
