@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import createrepo_c
 from univers.versions import RpmVersion
 
 from builder import packages
@@ -20,6 +19,7 @@ from builder.private import MARK
 from builder.steps import ARTIFACTS, Artifact, Artifacts
 from builder.store import sha256
 from builder.tools import createrepo, download, rpm
+from builder.tools.createrepo_library import createrepo_c
 from builder.tools.download import Patience
 
 _PATIENCE = Patience(tries=3)

@@ -231,6 +231,17 @@ def _started(
         yield child
 
 
+def _path_for(program: str) -> dict[str, str]:
+    """A script that has env look for Python finds the one that it was installed with, before golden's own.
+
+    As Debian 13's virt-install, whose libraries are in no virtual environment.
+    """
+    with contextlib.suppress(OSError), Path(program).open("rb") as file:
+        if file.readline(80).startswith(b"#!/usr/bin/env python"):
+            return {"PATH": f"{Path(program).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    return {}
+
+
 def _start(
     words: list[str],
     *,
@@ -243,7 +254,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     # A fixed locale: messages are matched and quoted. A session of its own: a Ctrl-C at the terminal reaches
     # golden alone, which then ends the whole group in order.
-    merged = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(env or {})}
+    merged = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **_path_for(words[0]), **(env or {})}
     try:
         return subprocess.Popen(
             words,

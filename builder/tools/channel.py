@@ -232,11 +232,15 @@ def _stem(path: str) -> str | None:
 def _unpack(rpm: Path, id: ImageId, folder: Path, *, log: Path) -> None:
     """The image's three files out of its RPM, which has the right digest; nothing else of it, and no script is run.
 
-    By rpm2archive, as rpm2cpio refuses files of more than 4 GiB. Raises ToolError, HostError, VerifyError.
+    By rpm2archive, as rpm2cpio refuses files of more than 4 GiB; from stream to stream, as it takes that in each
+    version: of a file, that of rpm 4.18 makes another one, and that of 4.20 does not. Raises ToolError, HostError,
+    VerifyError.
     """
-    plain = "--nocompression" in run.query(["rpm2archive", "--help"], why="ask what rpm2archive can do")
-    archive = rpm.with_name(f"{rpm.name}.{'tar' if plain else 'tgz'}")
-    argv: list[str | Path] = ["rpm2archive", *(["--nocompression"] if plain else []), rpm]
+    can = run.query(["rpm2archive", "--help"], why="ask what rpm2archive can do")
+    plain = ["--nocompression"] if "--nocompression" in can else []
+    archive = rpm.with_name(f"{rpm.name}.tar")
+    script = 'from=$1 to=$2; shift 2; exec rpm2archive "$@" - <"$from" >"$to"'
+    argv: list[str | Path] = ["sh", "-euc", script, "sh", rpm, archive, *plain]
     wanted = [f"{id.stem}{suffix}" for suffix in (".qcow2", ".packages", ".json")]
     try:
         run.run(argv, why=f"unpack {rpm.name}", timeout_s=_UNPACK_TIMEOUT_S, log=log)

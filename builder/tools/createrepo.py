@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import createrepo_c
-
 from builder import interrupts
 from builder.errors import ToolError, VerifyError
 from builder.store import sha256, sync_directory
+from builder.tools.createrepo_library import createrepo_c
 
 # name, comparison, epoch, version, release; all but the name None for a bare capability.
 Capability = tuple[str, str | None, str | None, str | None, str | None]

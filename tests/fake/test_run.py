@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -115,6 +116,23 @@ def test_it_is_given_no_input_and_a_fixed_language(fake: Fake, log: Path, monkey
     fake("tool", 'read line || echo "no input, $LC_ALL, $MORE"')
     run.run(["tool"], why="do it", timeout_s=10, log=log, env={"MORE": "more"})
     assert log.read_text().splitlines()[-1] == "no input, C.UTF-8, more"
+
+
+def test_a_script_has_the_python_that_it_was_installed_with(
+    fake: Fake, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where golden's own environment comes first on PATH; Debian 13's virt-install is such a script."""
+    fake("virt-install", "")
+    fake("python3", "echo the one beside $1")
+    script = Path(os.environ["PATH"].split(os.pathsep)[0], "virt-install")
+    script.write_text("#!/usr/bin/env python3\n")
+    other = tmp_path / "venv"
+    other.mkdir()
+    (other / "python3").write_text("#!/bin/sh\necho another\n")
+    (other / "python3").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{other}{os.pathsep}{os.environ['PATH']}")
+    assert run.query(["virt-install"], why="try") == f"the one beside {script}\n"
+    assert run.query(["sh", "-c", "python3"], why="try") == "another\n"
 
 
 def test_what_the_watcher_raises_ends_the_program_and_goes_up(fake: Fake, family: Family, log: Path) -> None:
