@@ -48,6 +48,8 @@ def build_argv(spec: Path, *, topdir: Path, sources: Path) -> list[str | Path]:
         "_topdir": _macro(topdir),
         "_sourcedir": _macro(sources),
         "_rpmfilename": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
+        # What clients of any release can read: rpm 6 would make packages that only itself installs.
+        "_rpmformat": "4",
     }
     return ["rpmbuild", "-bb", *(w for name, body in defines.items() for w in ("--define", f"{name} {body}")), spec]
 
