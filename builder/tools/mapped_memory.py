@@ -8,11 +8,14 @@ Source: QEMU, docs/devel/migration, "x-ignore-shared"; kata-containers, virtcont
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from builder.errors import ToolError
 from builder.tools.libvirt import Domain
@@ -21,6 +24,7 @@ _CAPABILITY = "x-ignore-shared"
 _BLOCK_BYTES = 256 * 1024
 _ZEROS = bytes(_BLOCK_BYTES)
 _TIMEOUT_S, _POLL_S = 60, 0.005
+_PIPE_BYTES = 64 * 1024
 
 
 def make_file(file: Path, memory_mib: int, *, user: tuple[int, int] | None) -> None:
@@ -45,16 +49,26 @@ def prepare(domain: Domain) -> None:
 def save(domain: Domain, target: Path) -> None:
     """Stop the machine for good, and write the state of its devices to `target`. Raises ToolError."""
     domain.pause()
-    _hand(domain, target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    domain.ask_qemu("migrate", uri="fd:golden")
+    ours, theirs = os.pipe()
+    with os.fdopen(ours, "rb", buffering=0) as stream, target.open("wb") as file:
+        _hand(domain, theirs)
+        domain.ask_qemu("migrate", uri="fd:golden")
+        while _is_ready(domain, reads=[stream]) and (piece := stream.read(_PIPE_BYTES)):
+            file.write(piece)
     _wait(domain)
 
 
 def load(domain: Domain, file: Path) -> None:
     """Give a machine that stands still, its memory mapped, the state that `save` wrote. Raises ToolError."""
     prepare(domain)
-    _hand(domain, file, os.O_RDONLY)
-    domain.ask_qemu("migrate-incoming", uri="fd:golden")
+    theirs, ours = os.pipe()
+    os.set_blocking(ours, False)
+    with os.fdopen(ours, "wb", buffering=0) as stream, contextlib.suppress(BrokenPipeError):
+        _hand(domain, theirs)
+        domain.ask_qemu("migrate-incoming", uri="fd:golden")
+        left = memoryview(file.read_bytes())
+        while left and _is_ready(domain, writes=[stream]):
+            left = left[stream.write(left) or 0 :]
     _wait(domain)
     # From now on it is saved whole: what it wrote is in no file.
     _set(domain, False)
@@ -93,13 +107,18 @@ def _set(domain: Domain, is_on: bool) -> None:
     domain.ask_qemu("migrate-set-capabilities", capabilities=[{"capability": _CAPABILITY, "state": is_on}])
 
 
-def _hand(domain: Domain, file: Path, flags: int) -> None:
-    """QEMU gets the open file itself, and so needs no right to its path."""
-    handle = os.open(file, flags, 0o600)
+def _hand(domain: Domain, end: int) -> None:
+    """QEMU gets one end of a pipe, and so needs no right to a path. Source: QEMU from 11 on refuses an open file."""
     try:
-        domain.ask_qemu("getfd", file=handle, fdname="golden")
+        domain.ask_qemu("getfd", file=end, fdname="golden")
     finally:
-        os.close(handle)
+        os.close(end)
+
+
+def _is_ready(domain: Domain, *, reads: Sequence[IO[bytes]] = (), writes: Sequence[IO[bytes]] = ()) -> bool:
+    if not any(select.select(reads, writes, (), _TIMEOUT_S)):
+        raise ToolError(f"QEMU stands still with the state of the devices of '{domain.name}'")
+    return True
 
 
 def _wait(domain: Domain) -> None:
