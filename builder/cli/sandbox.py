@@ -39,7 +39,7 @@ def create(session: Session, folder: Path, force: bool, cache: Path, as_json: bo
     """Make the sandbox distribution in DIR: a DVD, a repository of updates, a golden.toml with a chain, a key.
 
     The DVD installs with virt-install as a Rocky Linux DVD does; its installer is a stand-in for Anaconda. Needs a
-    Debian host, root and apt's package sources. Ends at once if DIR is there already and nothing has changed; a
+    Debian 12 host, root and apt's package sources. Ends at once if DIR is there already and nothing has changed; a
     golden.toml or a key in DIR is never replaced.
     """
     made = sandboxes.create(folder, cache=cache.absolute(), force=force, reporter=session.reporter)

@@ -25,11 +25,11 @@ PROGRAMS = {
 
 
 def check(*, os_release: Path = Path("/etc/os-release")) -> None:
-    """Raises HostError if this is no Debian, if programs are missing, or without root's rights."""
+    """Raises HostError if this is no Debian 12, if programs are missing, or without root's rights."""
     identity = _identity(os_release)
-    if identity != "debian":
+    if identity != "debian 12":
         raise HostError(
-            f"the sandbox can be made on Debian only, and this host is '{identity}'",
+            f"the sandbox can be made on Debian 12 only, and this host is '{identity}'",
             details=[("reason", "the sandbox is repackaged from the Debian packages of its host's package sources")],
             try_next="golden sandbox create DIR   # on a Debian 12 host; then copy DIR here",
         )
@@ -48,5 +48,7 @@ def check(*, os_release: Path = Path("/etc/os-release")) -> None:
 
 
 def _identity(os_release: Path) -> str:
+    """ "debian 12". Source: os-release(5); a testing release has no number."""
     rows = (line.partition("=") for line in os_release.read_text().splitlines()) if os_release.exists() else ()
-    return next((value.strip('"') for key, _, value in rows if key == "ID"), "unknown")
+    found = {key: value.strip('"') for key, _, value in rows}
+    return " ".join(found[key] for key in ("ID", "VERSION_ID") if key in found) or "unknown"

@@ -18,21 +18,25 @@ def reporter() -> Reporter:
     return Reporter("quiet")
 
 
-def os_release(folder: Path, identity: str) -> Path:
+def os_release(folder: Path, identity: str = "debian", version: str = '"12"') -> Path:
     file = folder / "os-release"
-    file.write_text(f'NAME="X"\nID={identity}\n')
+    file.write_text(f'NAME="X"\nID={identity}\n{f"VERSION_ID={version}" if version else ""}\n')
     return file
 
 
-def test_another_host_is_told_that_debian_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="can be made on Debian only, and this host is 'rocky'"):
-        host.check(os_release=os_release(tmp_path, '"rocky"'))
+@pytest.mark.parametrize(
+    ("identity", "version", "name"),
+    [('"rocky"', '"9.4"', "rocky 9.4"), ("debian", '"13"', "debian 13"), ("debian", "", "debian")],
+)
+def test_another_host_is_told_that_debian_12_is_needed(tmp_path: Path, identity: str, version: str, name: str) -> None:
+    with pytest.raises(HostError, match=f"can be made on Debian 12 only, and this host is '{name}'"):
+        host.check(os_release=os_release(tmp_path, identity, version))
 
 
 def test_all_missing_programs_are_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match=r"programs are missing .*createrepo_c.*mksquashfs.*xorriso") as caught:
-        host.check(os_release=os_release(tmp_path, "debian"))
+        host.check(os_release=os_release(tmp_path))
     assert caught.value.try_next is not None
     assert caught.value.try_next.startswith("apt-get install apt createrepo-c")
 
@@ -41,7 +45,7 @@ def test_without_root_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(host.run, "has_program", lambda _name: True)
     monkeypatch.setattr(host.os, "geteuid", lambda: 1000)
     with pytest.raises(HostError, match="making the sandbox needs root"):
-        host.check(os_release=os_release(tmp_path, "debian"))
+        host.check(os_release=os_release(tmp_path))
 
 
 @pytest.fixture
