@@ -48,7 +48,7 @@ def check(*, os_release: Path = Path("/etc/os-release")) -> None:
 
 
 def _identity(os_release: Path) -> str:
-    """ "debian 12". Source: os-release(5); a testing release has no number."""
+    """As "debian 12"; a testing release has no number. Source: os-release(5)."""
     rows = (line.partition("=") for line in os_release.read_text().splitlines()) if os_release.exists() else ()
     found = {key: value.strip('"') for key, _, value in rows}
     return " ".join(found[key] for key in ("ID", "VERSION_ID") if key in found) or "unknown"

@@ -13,7 +13,7 @@ import os
 import select
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -49,26 +49,30 @@ def prepare(domain: Domain) -> None:
 def save(domain: Domain, target: Path) -> None:
     """Stop the machine for good, and write the state of its devices to `target`. Raises ToolError."""
     domain.pause()
-    ours, theirs = os.pipe()
-    with os.fdopen(ours, "rb", buffering=0) as stream, target.open("wb") as file:
-        _hand(domain, theirs)
-        domain.ask_qemu("migrate", uri="fd:golden")
-        while _is_ready(domain, reads=[stream]) and (piece := stream.read(_PIPE_BYTES)):
-            file.write(piece)
+    try:
+        with target.open("wb") as file:
+            ours, theirs = os.pipe()
+            with os.fdopen(ours, "rb", buffering=0) as stream:
+                _hand(domain, theirs)
+                domain.ask_qemu("migrate", uri="fd:golden")
+                while piece := _once_ready(domain, stream, select.POLLIN).read(_PIPE_BYTES):
+                    file.write(piece)
+    except OSError as error:
+        raise ToolError(f"could not write {target}: {error.strerror}") from error
     _wait(domain)
 
 
 def load(domain: Domain, file: Path) -> None:
-    """Give a machine that stands still, its memory mapped, the state that `save` wrote. Raises ToolError."""
+    """Give a machine that stands still, its memory mapped, the state that `save` wrote. Raises ToolError, OSError."""
+    left = memoryview(file.read_bytes())
     prepare(domain)
     theirs, ours = os.pipe()
     os.set_blocking(ours, False)
     with os.fdopen(ours, "wb", buffering=0) as stream, contextlib.suppress(BrokenPipeError):
         _hand(domain, theirs)
         domain.ask_qemu("migrate-incoming", uri="fd:golden")
-        left = memoryview(file.read_bytes())
-        while left and _is_ready(domain, writes=[stream]):
-            left = left[stream.write(left) or 0 :]
+        while left:
+            left = left[_once_ready(domain, stream, select.POLLOUT).write(left) or 0 :]
     _wait(domain)
     # From now on it is saved whole: what it wrote is in no file.
     _set(domain, False)
@@ -115,10 +119,12 @@ def _hand(domain: Domain, end: int) -> None:
         os.close(end)
 
 
-def _is_ready(domain: Domain, *, reads: Sequence[IO[bytes]] = (), writes: Sequence[IO[bytes]] = ()) -> bool:
-    if not any(select.select(reads, writes, (), _TIMEOUT_S)):
+def _once_ready(domain: Domain, stream: IO[bytes], event: int) -> IO[bytes]:
+    poll = select.poll()
+    poll.register(stream, event)
+    if not poll.poll(_TIMEOUT_S * 1000):
         raise ToolError(f"QEMU stands still with the state of the devices of '{domain.name}'")
-    return True
+    return stream
 
 
 def _wait(domain: Domain) -> None:
