@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 CI = Path(__file__).parents[2] / "ci"
+MODULAR = ["virtnetworkd", "virtnodedevd", "virtnwfilterd", "virtsecretd", "virtstoraged", "virtqemud"]
 TOOLS = ("bash", "sh", "sed", "dirname", "uname", "id", "cat", "mount")
 
 OS_RELEASE = {
@@ -79,6 +80,24 @@ def test_the_repository_of_the_devel_packages_is_enabled_first(tmp_path: Path, n
 
 def test_nothing_is_done_where_all_is_there(tmp_path: Path) -> None:
     assert ran(tmp_path, "rocky9", installed=True) == []
+
+
+@pytest.mark.parametrize(("programs", "daemons"), [(["libvirtd", "virtqemud"], ["libvirtd"]), (["virtqemud"], MODULAR)])
+def test_libvirt_is_one_daemon_or_several(tmp_path: Path, programs: list[str], daemons: list[str]) -> None:
+    for program in programs:
+        (tmp_path / program).write_text("")
+        (tmp_path / program).chmod(0o755)
+    found = subprocess.run(
+        [
+            shutil.which("bash") or "bash",
+            "-c",
+            f"PATH={tmp_path}:$(dirname $(command -v dirname)); . {CI}/setup; PATH={tmp_path} libvirt_daemons",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.split() == daemons
 
 
 @pytest.mark.parametrize("script", ["setup", "test", "demo", "../packaging/build"])
