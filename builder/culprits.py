@@ -111,8 +111,8 @@ def script(changes: Sequence[Change], repositories: Sequence[Repository]) -> str
     dnf = customize.dnf_command(repositories)
     wanted = [nevra for change in changes for nevra in nevras(change.name, change.after)]
     unwanted = [change.name for change in changes if change.after is None]
-    lines = [f"{dnf} --allowerasing install {shlex.join(wanted)}"] if wanted else []
-    lines += [f"dnf -y '--disablerepo=*' remove {shlex.join(unwanted)}"] if unwanted else []
+    lines = [f"{dnf} install --allowerasing {shlex.join(wanted)}"] if wanted else []
+    lines += [f"dnf -y remove {shlex.join(unwanted)}"] if unwanted else []
     return "".join(f"{line}\n" for line in lines) or ":\n"
 
 

@@ -116,7 +116,7 @@ done
 def _remove(packages: Sequence[str]) -> str:
     """No repository is asked: what is removed is on the disk."""
     return f"""\
-dnf -y '--disablerepo=*' remove {shlex.join(packages)}
+dnf -y remove {shlex.join(packages)}
 for package in {shlex.join(packages)}; do
     left=$(rpm -qa -- "$package")
     [ -z "$left" ] || {{

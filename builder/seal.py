@@ -82,7 +82,7 @@ rpm -qa --qf '\\f{NEVRA}\\n%{{CHANGELOGNAME}}\\n%{{CHANGELOGTEXT}}\\n' |
     head -c {_CHANGELOG_BYTES} > {_REPORT}/changelogs
 cp /etc/golden-release {_REPORT}/release
 {guestfs.copy_printed(_REPORT)}
-rm -rf /var/cache/dnf/* /var/cache/yum/* /var/cache/PackageKit/*
+rm -rf /var/cache/dnf/* /var/cache/libdnf5/* /var/cache/yum/* /var/cache/PackageKit/*
 find /var/log -type f -exec truncate -s 0 {{}} +
 rm -rf /var/log/journal/*
 rm -f /etc/ssh/ssh_host_*

@@ -53,7 +53,7 @@ def hold(files: Sequence[Path], ids: Sequence[ImageId], *, state: Path, note: Ca
         _remove_if_empty(place)
         note(
             f"{files[0].name} cannot be held under its clones ({error.strerror}): while they exist, keep its package "
-            f"with: dnf mark install $(rpm -qf {files[0]})"
+            f"with: dnf mark install $(rpm -qf {files[0]})    # dnf 5: dnf mark user …"
         )
         return tuple(_pin(file, file, id) for file, id in zip(files, ids, strict=True))
     return tuple(_pin(place / file.name, file, id) for file, id in zip(files, ids, strict=True))

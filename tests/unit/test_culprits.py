@@ -23,10 +23,10 @@ def test_dnf_is_given_whole_names_and_what_went_is_removed() -> None:
     install, remove = text.splitlines()
     assert install.startswith("dnf -y '--disablerepo=*' '--enablerepo=golden-*'")
     assert install.endswith(
-        "--allowerasing install bash-5.2-1.x86_64 kernel-5.14-1.x86_64 kernel-5.14-2.x86_64 less-1:600-2.x86_64"
+        "install --allowerasing bash-5.2-1.x86_64 kernel-5.14-1.x86_64 kernel-5.14-2.x86_64 less-1:600-2.x86_64"
         " tree-2-1.noarch"
     )
-    assert remove == "dnf -y '--disablerepo=*' remove jq.x86_64"
+    assert remove == "dnf -y remove jq.x86_64"
 
 
 def test_what_came_along_is_seen() -> None:
