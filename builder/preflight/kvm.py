@@ -21,6 +21,7 @@ from builder.store import write_atomically
 
 DEVICE = Path("/dev/kvm")
 _BOOT = Path("/boot")
+_MODULES = Path("/lib/modules")
 
 # A stock kernel reaches its panic in 6 s under TCG on a slow host; with KVM that works it takes a fraction.
 _PROOF_TIMEOUT_S = 20
@@ -122,7 +123,7 @@ def _prove(qemu: str) -> Accelerator:
     """
     kernel = next(_kernels(), None)
     if kernel is None:
-        return Accelerator(kind="tcg", reason=f"no kernel in {_BOOT} or /lib/modules may be read, to try KVM with")
+        return Accelerator(kind="tcg", reason=f"no kernel in {_BOOT} or {_MODULES} may be read, to try KVM with")
     with tempfile.TemporaryDirectory(prefix="golden-kvm-") as directory:
         console, log = Path(directory, "console"), Path(directory, "log")
         is_arm = platform.machine() == "aarch64"
@@ -146,7 +147,7 @@ def _prove(qemu: str) -> Accelerator:
 
 def _kernels() -> Iterator[Path]:
     """Readable kernels, the running one's first. Fedora and EL keep a copy with the modules; Ubuntu's are root's."""
-    found = [*_BOOT.glob("vmlinuz-*"), *Path("/lib/modules").glob("*/vmlinuz")]
+    found = [*_BOOT.glob("vmlinuz-*"), *_MODULES.glob("*/vmlinuz")]
     for kernel in sorted(found, key=lambda path: (platform.release() not in str(path), path)):
         if os.access(kernel, os.R_OK):
             yield kernel

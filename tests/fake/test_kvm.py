@@ -21,11 +21,13 @@ class Host:
     def __init__(self, folder: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state, self._boots, self._fake = folder / "state", folder / "boots", fake
         self.device, self.boot = folder / "kvm", folder / "boot"
+        self.modules = folder / "modules"
         self.device.touch()
         self.boot.mkdir()
         (self.boot / "vmlinuz-6.1").touch()
         monkeypatch.setattr(kvm, "DEVICE", self.device)
         monkeypatch.setattr(kvm, "_BOOT", self.boot)
+        monkeypatch.setattr(kvm, "_MODULES", self.modules)
 
     def has_qemu(self, body: str, *, version: str = "7.2") -> None:
         """body: what it does when it boots; $console is where its serial console goes."""
@@ -99,7 +101,7 @@ def test_without_the_device_nothing_is_tried(host: Host) -> None:
 def test_without_a_kernel_to_try_it_with_kvm_is_not_believed(host: Host) -> None:
     host.has_qemu(f"echo '{PANIC}' > $console")
     (host.boot / "vmlinuz-6.1").unlink()
-    assert host.accelerator().reason.startswith(f"no kernel in {host.boot} or /lib/modules may be read")
+    assert host.accelerator().reason.startswith(f"no kernel in {host.boot} or {host.modules} may be read")
     assert host.boots == []
 
 
