@@ -23,6 +23,8 @@ nohup sh -c 'sleep 3; networkctl reload; networkctl reconfigure eth0' < /dev/nul
 """
 DUID = "sed -n 's/^CLIENTID=ff........//p' /run/systemd/netif/leases/*"
 DUID_S = 300
+# A busy guest may miss it once: then it is told anew.
+ASK_S = 60
 NO_IMAGES = ("--images", "/no/images")
 
 
@@ -31,11 +33,16 @@ def duids(golden: Golden, *names: str) -> dict[str, str]:
 
     def answers(command: str) -> dict[str, str]:
         with golden.started("clone", "exec", *names, "--json", "--", command) as asking:
-            return {one["name"]: one["stdout"].strip() for one in json.loads(asking.communicate()[0])}
+            found = json.loads(asking.communicate()[0])
+        print(found)
+        return {one["name"]: one["stdout"].strip() for one in found}
 
+    begin = asked = time.monotonic()
     answers(ASK_BY_DUID)
-    deadline = time.monotonic() + DUID_S
-    while not all((found := answers(DUID)).values()) and time.monotonic() < deadline:
+    while not all((found := answers(DUID)).values()) and time.monotonic() - begin < DUID_S:
+        if time.monotonic() - asked > ASK_S:
+            asked = time.monotonic()
+            answers(ASK_BY_DUID)
         time.sleep(1)
     return found
 
