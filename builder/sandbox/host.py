@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import platform
 
 from builder import run
 from builder.errors import HostError
@@ -24,9 +24,9 @@ PROGRAMS = {
 }
 
 
-def check(*, os_release: Path = Path("/etc/os-release")) -> None:
+def check() -> None:
     """Raises HostError if this is no Debian 12, if programs are missing, or without root's rights."""
-    identity = _identity(os_release)
+    identity = _identity()
     if identity != "debian 12":
         raise HostError(
             f"the sandbox can be made on Debian 12 only, and this host is '{identity}'",
@@ -47,8 +47,10 @@ def check(*, os_release: Path = Path("/etc/os-release")) -> None:
         )
 
 
-def _identity(os_release: Path) -> str:
+def _identity() -> str:
     """As "debian 12"; a testing release has no number. Source: os-release(5)."""
-    rows = (line.partition("=") for line in os_release.read_text().splitlines()) if os_release.exists() else ()
-    found = {key: value.strip('"') for key, _, value in rows}
-    return " ".join(found[key] for key in ("ID", "VERSION_ID") if key in found) or "unknown"
+    try:
+        found = platform.freedesktop_os_release()
+    except OSError:
+        return "unknown"
+    return " ".join(found[key] for key in ("ID", "VERSION_ID") if key in found)

@@ -18,34 +18,55 @@ def reporter() -> Reporter:
     return Reporter("quiet")
 
 
-def os_release(folder: Path, identity: str = "debian", version: str = '"12"') -> Path:
-    file = folder / "os-release"
-    file.write_text(f'NAME="X"\nID={identity}\n{f"VERSION_ID={version}" if version else ""}\n')
-    return file
+@pytest.fixture
+def debian_12(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_host(monkeypatch, ID="debian", VERSION_ID="12")
+
+
+def is_host(monkeypatch: pytest.MonkeyPatch, **release: str) -> None:
+    monkeypatch.setattr(host.platform, "freedesktop_os_release", lambda: release)
 
 
 @pytest.mark.parametrize(
-    ("identity", "version", "name"),
-    [('"rocky"', '"9.4"', "rocky 9.4"), ("debian", '"13"', "debian 13"), ("debian", "", "debian")],
+    ("release", "name"),
+    [
+        ({"ID": "rocky", "VERSION_ID": "9.4"}, "rocky 9.4"),
+        ({"ID": "debian", "VERSION_ID": "13"}, "debian 13"),
+        ({"ID": "debian"}, "debian"),
+    ],
 )
-def test_another_host_is_told_that_debian_12_is_needed(tmp_path: Path, identity: str, version: str, name: str) -> None:
+def test_another_host_is_told_that_debian_12_is_needed(
+    monkeypatch: pytest.MonkeyPatch, release: dict[str, str], name: str
+) -> None:
+    is_host(monkeypatch, **release)
     with pytest.raises(HostError, match=f"can be made on Debian 12 only, and this host is '{name}'"):
-        host.check(os_release=os_release(tmp_path, identity, version))
+        host.check()
 
 
+def test_a_host_that_does_not_say_what_it_is_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> dict[str, str]:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(host.platform, "freedesktop_os_release", unknown)
+    with pytest.raises(HostError, match="this host is 'unknown'"):
+        host.check()
+
+
+@pytest.mark.usefixtures("debian_12")
 def test_all_missing_programs_are_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match=r"programs are missing .*createrepo_c.*mksquashfs.*xorriso") as caught:
-        host.check(os_release=os_release(tmp_path))
+        host.check()
     assert caught.value.try_next is not None
     assert caught.value.try_next.startswith("apt-get install apt createrepo-c")
 
 
-def test_without_root_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("debian_12")
+def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.run, "has_program", lambda _name: True)
     monkeypatch.setattr(host.os, "geteuid", lambda: 1000)
     with pytest.raises(HostError, match="making the sandbox needs root"):
-        host.check(os_release=os_release(tmp_path))
+        host.check()
 
 
 @pytest.fixture
